@@ -1,6 +1,5 @@
 import type { Device, DeviceTensor } from "./devices/device.ts";
 import { requestDevice } from "./devices/request-device.ts";
-import { WebGPUDevice } from "./devices/webgpu/device.ts";
 import type { Model } from "./engine/model.ts";
 import { InferenceSession } from "./engine/session.ts";
 import { refuse } from "./errors.ts";
@@ -78,15 +77,18 @@ export async function attention(
 
 let shared: Promise<Device> | undefined;
 
-/** The device of calls that name none; a new one after a loss. */
+/** The device of calls that name none; a new one after a failure or a loss. */
 async function sharedDevice(): Promise<Device> {
-  shared ??= requestDevice();
-  const device = await shared.catch((error: unknown) => {
-    shared = undefined;
+  const opened = shared ?? requestDevice();
+  shared = opened;
+  try {
+    const device = await opened;
+    if (!device.lost) return device;
+  } catch (error) {
+    if (shared === opened) shared = undefined;
     throw error;
-  });
-  if (!(device instanceof WebGPUDevice && device.lost)) return device;
-  shared = undefined;
+  }
+  if (shared === opened) shared = undefined;
   return sharedDevice();
 }
 

@@ -16,6 +16,8 @@ export interface DeviceTensor extends Disposable {
   readonly dtype: DType;
   /** Whether `destroy()` was called. */
   readonly destroyed: boolean;
+  /** Identifies the memory it lies in: tensors that share it have the same object here. @internal */
+  readonly memory: object;
   /**
    * Copies the elements to the host, after the work enqueued so far. Any number may be in flight.
    * Rejects with `GPUOperationError` if the call that wrote the tensor failed, and with
@@ -30,6 +32,12 @@ export interface DeviceTensor extends Disposable {
 export interface PreparedProgram {
   /** Enqueues the steps over the caller's tensors, which have been checked, and returns. */
   run(inputs: readonly DeviceTensor[], outputs: readonly DeviceTensor[]): void;
+  /** Records the steps into the caller's work, on WebGPU. */
+  encode?(
+    target: GPUCommandEncoder | GPUComputePassEncoder,
+    inputs: readonly DeviceTensor[],
+    outputs: readonly DeviceTensor[],
+  ): void;
   destroy(): void;
 }
 
@@ -40,10 +48,14 @@ export interface Device extends Disposable {
   readonly description: string;
   /** What kernels may use; on a GPU only. */
   readonly capabilities?: Capabilities;
+  /** Whether it is lost. A lost device does not come back; request a new one. */
+  readonly lost: boolean;
   /** Copies a host tensor to the device. */
   upload(tensor: Tensor): DeviceTensor;
   /** A tensor with unspecified elements. */
   allocate(dtype: DType, shape: Shape): DeviceTensor;
+  /** Makes a tensor of a caller's `GPUBuffer`, without a copy. On WebGPU. */
+  wrap?(gpuBuffer: GPUBuffer, dtype: DType, shape: Shape, byteOffset?: number): DeviceTensor;
   /**
    * Runs one kernel over device tensors; returns at once.
    * @throws QkvError on tensors that the kernel does not take, before anything is enqueued.

@@ -239,6 +239,20 @@ export function planLaunch(
   return launch;
 }
 
+/** Runs a kernel's CPU function, after its checks. */
+export function runKernel(
+  kernel: AnyKernel,
+  tensors: Readonly<Record<string, HostView>>,
+  parameters: object,
+): void {
+  if (!kernel.cpu)
+    throw new DeviceUnavailableError(
+      `${kernel.name}: it has no CPU implementation; run it on a WebGPU device`,
+    );
+  kernel.check?.(tensors, parameters);
+  kernel.cpu(tensors, parameters);
+}
+
 /**
  * Spreads `count` workgroups over x and y where one axis cannot hold them. The kernel finds its number
  * as `y * gridWidth + x`, with the returned x as `gridWidth`, and returns where that is `count` or more.

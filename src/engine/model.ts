@@ -4,13 +4,11 @@ import {
   type DeviceTensor,
   type PreparedProgram,
 } from "../devices/device.ts";
-import { WebGPUDevice } from "../devices/webgpu/device.ts";
-import { WebGPUProgram } from "../devices/webgpu/program.ts";
-import { WebGPUTensor } from "../devices/webgpu/tensor.ts";
 import { describe, refuse } from "../errors.ts";
 import type { DimensionValues } from "../graph/dimension.ts";
 import type { Graph } from "../graph/graph.ts";
 import { TensorType } from "../graph/tensor-type.ts";
+import type { DType } from "../tensor/dtype.ts";
 import { type Shape, sameShape } from "../tensor/shape.ts";
 import { checkTensor, isTensor, type Tensor } from "../tensor/tensor.ts";
 import { type ExplainedPlan, explainPlan, formatPlan } from "./explain.ts";
@@ -107,9 +105,9 @@ export class Model implements Disposable {
     });
     this.#withInputs(inputs, (tensors, { plan, program }) => {
       this.#checkOutputs(plan, tensors, outputs);
-      if (!(program instanceof WebGPUProgram))
+      if (!program.encode)
         refuse(`${this.graph.name}.encode`, "the device must be WebGPU", this.device.kind);
-      program.encode(target, tensors as WebGPUTensor[], outputs as WebGPUTensor[]);
+      program.encode(target, tensors, outputs);
     });
   }
 
@@ -192,9 +190,7 @@ export class Model implements Disposable {
           return uploads.at(-1)!;
         }
         const { dtype, shape } = instance.plan.recording.inputs[i]!;
-        return isDeviceTensor(input)
-          ? input
-          : (this.device as WebGPUDevice).wrap(input, dtype, shape);
+        return isDeviceTensor(input) ? input : this.device.wrap!(input, dtype, shape);
       });
       return use(tensors, instance);
     } finally {
@@ -213,10 +209,10 @@ export class Model implements Disposable {
     if (isDeviceTensor(input)) checkDeviceTensor(name, argument, input, this.device);
     else if (isTensor(input)) checkTensor(name, argument, input);
     else {
-      if (!(this.device instanceof WebGPUDevice) || !isGPUBuffer(input))
+      if (!this.device.wrap || !isGPUBuffer(input))
         refuse(
           name,
-          `${argument} must be a tensor${this.device.kind === "webgpu" ? " or a GPUBuffer" : ""}`,
+          `${argument} must be a tensor${this.device.wrap ? " or a GPUBuffer" : ""}`,
           input,
         );
       return;
@@ -255,18 +251,16 @@ export class Model implements Disposable {
     const expected = planned.recording.outputs;
     if (!Array.isArray(outputs) || outputs.length !== expected.length)
       refuse(name, `outputs must be ${expected.length} device tensors`, outputs?.length ?? outputs);
-    const memoryOf = (tensor: DeviceTensor) =>
-      tensor instanceof WebGPUTensor ? tensor.gpuBuffer : tensor;
-    const taken = new Set(inputs.map(memoryOf));
+    const taken = new Set(inputs.map(({ memory }) => memory));
     outputs.forEach((output, i) => {
       if (!isDeviceTensor(output)) refuse(name, `output ${i} must be a device tensor`, output);
       checkDeviceTensor(name, `output ${i}`, output, this.device);
       const { dtype, shape } = expected[i]!;
       if (output.dtype !== dtype || !sameShape(output.shape, shape))
         refuse(name, `output ${i} must be ${typeOf({ dtype, shape })}`, typeOf(output));
-      if (taken.has(memoryOf(output)))
+      if (taken.has(output.memory))
         refuse(name, `output ${i} must not share a buffer with an input or another output`);
-      taken.add(memoryOf(output));
+      taken.add(output.memory);
     });
   }
 }

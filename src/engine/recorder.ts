@@ -1,5 +1,4 @@
 import type { Capabilities } from "../devices/capabilities.ts";
-import { runKernel } from "../devices/cpu/device.ts";
 import {
   type AnyKernel,
   checkAliasing,
@@ -8,6 +7,7 @@ import {
   type Launch,
   type PlannedTensor,
   planLaunch,
+  runKernel,
 } from "../devices/kernel.ts";
 import { DeviceUnavailableError, QkvError, refuse } from "../errors.ts";
 import type { DimensionValues } from "../graph/dimension.ts";

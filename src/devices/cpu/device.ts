@@ -1,4 +1,4 @@
-import { DeviceUnavailableError, QkvError } from "../../errors.ts";
+import { QkvError } from "../../errors.ts";
 import { allocateData, type DType, type TensorData, viewData } from "../../tensor/dtype.ts";
 import { checkShape, elementCount, type Shape } from "../../tensor/shape.ts";
 import { checkTensor, type Tensor } from "../../tensor/tensor.ts";
@@ -8,7 +8,7 @@ import {
   type DeviceTensor,
   type PreparedProgram,
 } from "../device.ts";
-import { type AnyKernel, type HostView, presentTensors } from "../kernel.ts";
+import { type AnyKernel, type HostView, presentTensors, runKernel } from "../kernel.ts";
 import { type BoundTensor, givenTensors, type Program } from "../program.ts";
 
 /** A tensor of the CPU device: a typed array. */
@@ -35,6 +35,10 @@ export class CPUTensor implements DeviceTensor {
     return this.#data === undefined;
   }
 
+  get memory(): object {
+    return this.data;
+  }
+
   async read(): Promise<Tensor> {
     return { data: this.data.slice(), dtype: this.dtype, shape: this.shape };
   }
@@ -52,6 +56,7 @@ export class CPUTensor implements DeviceTensor {
 export class CPUDevice implements Device {
   readonly kind = "cpu";
   readonly description = "CPU (TypeScript)";
+  readonly lost = false;
 
   upload(tensor: Tensor): CPUTensor {
     checkTensor("upload", "tensor", tensor);
@@ -84,20 +89,6 @@ export class CPUDevice implements Device {
   destroy(): void {}
 
   [Symbol.dispose](): void {}
-}
-
-/** Runs a kernel's CPU function, after its checks. */
-export function runKernel(
-  kernel: AnyKernel,
-  tensors: Readonly<Record<string, HostView>>,
-  parameters: object,
-): void {
-  if (!kernel.cpu)
-    throw new DeviceUnavailableError(
-      `${kernel.name}: it has no CPU implementation; run it on a WebGPU device`,
-    );
-  kernel.check?.(tensors, parameters);
-  kernel.cpu(tensors, parameters);
 }
 
 class CPUProgram implements PreparedProgram {

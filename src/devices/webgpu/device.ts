@@ -80,7 +80,6 @@ export class WebGPUDevice implements Device {
     return { buffers, pipelines: this.pipelines.size };
   }
 
-  /** Whether the device is lost. A lost device does not come back; request a new one. */
   get lost(): boolean {
     return this.#lost !== undefined;
   }

@@ -45,6 +45,11 @@ export class WebGPUTensor implements DeviceTensor {
     } else this.gpuBuffer = storage;
   }
 
+  /** @internal */
+  get memory(): object {
+    return this.gpuBuffer;
+  }
+
   get destroyed(): boolean {
     return this.#destroyed;
   }
