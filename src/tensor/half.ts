@@ -26,30 +26,12 @@ function float16Bits(value: number): number {
   return sign | ((rounded - 0x38000000) >>> 13);
 }
 
-function float16Value(half: number): number {
-  const magnitude = half & 0x7fff;
-  if (magnitude < 0x400) {
-    const value = magnitude * 2 ** -24; // zero or subnormal
-    return half & 0x8000 ? -value : value;
-  }
-  // Move the fraction up by 13 bits, and the exponent from bias 15 to bias 127 (all ones stay so).
-  bits[0] =
-    ((half & 0x8000) << 16) |
-    (magnitude < 0x7c00 ? (magnitude << 13) + 0x38000000 : (magnitude << 13) | 0x7f800000);
-  return float[0]!;
-}
-
 /** Rounds to the nearest bfloat16 (float32's upper half), ties to even, and returns its 16 bits. */
 function bfloat16Bits(value: number): number {
   float[0] = value;
   const f = bits[0]!;
   if ((f & 0x7fffffff) > 0x7f800000) return (f >>> 16) | 0x40; // NaN stays NaN
   return ((f + 0x7fff + ((f >>> 16) & 1)) >>> 16) & 0xffff;
-}
-
-function bfloat16Value(half: number): number {
-  bits[0] = half << 16;
-  return float[0]!;
 }
 
 function checkHalf(operation: string, dtype: unknown): void {
@@ -93,9 +75,20 @@ export function widen(
   result: Float32Array,
   resultStart: number,
 ): void {
-  if (dtype === "float16")
-    for (let i = 0; i < count; i++) result[resultStart + i] = float16Value(halves[start + i]!);
-  else for (let i = 0; i < count; i++) result[resultStart + i] = bfloat16Value(halves[start + i]!);
+  const resultBits = new Uint32Array(result.buffer, result.byteOffset + 4 * resultStart, count);
+  if (dtype === "bfloat16") {
+    for (let i = 0; i < count; i++) resultBits[i] = halves[start + i]! << 16;
+    return;
+  }
+  for (let i = 0; i < count; i++) {
+    const half = halves[start + i]!;
+    const sign = (half & 0x8000) << 16;
+    const magnitude = half & 0x7fff;
+    // The exponent moves from bias 15 to bias 127, and stays all ones for infinities and NaN.
+    if (magnitude >= 0x7c00) resultBits[i] = sign | 0x7f800000 | (magnitude << 13);
+    else if (magnitude >= 0x400) resultBits[i] = sign | ((magnitude << 13) + 0x38000000);
+    else result[resultStart + i] = (sign ? -magnitude : magnitude) * 2 ** -24; // zero or subnormal
+  }
 }
 
 /** {@link fromFloat32} of `count` elements from `start` on, into `result` from `resultStart` on. */
