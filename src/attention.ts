@@ -4,74 +4,144 @@ import type { Model } from "./engine/model.ts";
 import { InferenceSession } from "./engine/session.ts";
 import { refuse } from "./errors.ts";
 import { Graph } from "./graph/graph.ts";
-import { attentionOp } from "./graph/ops/attention.ts";
 import { custom } from "./graph/ops/custom.ts";
+import {
+  scaledDotProductAttentionOp,
+  splitOptions,
+} from "./graph/ops/scaled-dot-product-attention.ts";
 import { TensorType } from "./graph/tensor-type.ts";
+import {
+  type AttentionOptions,
+  type AttentionResults,
+  attentionOutputs,
+  checkKvLengths,
+  inverseRootDepth,
+  resolveAttention,
+  unscaled,
+} from "./kernels/attention/spec.ts";
 import { checkTensor, isTensor, type Tensor } from "./tensor/tensor.ts";
 
-/** Options of {@link attention}. */
-export interface AttentionCall {
-  /** Where to run. Default: one device for all such calls, opened at the first. */
-  readonly device?: Device;
+/** Options of one call: those of the operator, and where to run. */
+export interface AttentionCallOptions<T> extends AttentionOptions<T> {
+  /** Default: that of the device tensors given; else one shared device, opened at the first such call. */
+  readonly device?: Device | undefined;
 }
+
+type AnyTensor = Tensor | DeviceTensor;
+
+/** What a call resolves to: the output alone, or with those asked for by name. */
+type Result<T, Options> = Options extends { readonly outputs: readonly unknown[] }
+  ? AttentionResults<T>
+  : T;
 
 /**
  * softmax(Q·Kᵀ)·V, unscaled: the canonical definition (A. Vaswani et al., "Attention Is All You Need",
- * arXiv:1706.03762, equation 1, without its 1/√d). Behind it is a graph with {@link attentionOp}, kept for
- * each set of shapes.
+ * arXiv:1706.03762, equation 1, without its 1/√d), in fused kernels, with every option of
+ * {@link scaledDotProductAttention}. Behind it is a graph, kept for each set of shapes and options.
  *
- * @param q float32 `[d]` or `[queries, d]`.
- * @param k float32 `[keys, d]`.
- * @param v float32 `[keys, dv]`.
- * @returns float32 `[dv]` or `[queries, dv]`: on the host if q, k and v all are, else on the device.
- * @throws QkvError, before anything is enqueued, on other dtypes or shapes, released tensors, tensors of
- *   different devices, and sizes over the device's limits; DeviceLostError if the device is lost.
+ * @param q `[d]`, `[queries, d]`, `[batch, queryHeads, queries, d]` or packed
+ *   `[batch, queries, queryHeads·d]`; float32, float16 or bfloat16.
+ * @param k `[keys, d]`, `[batch, kvHeads, keys, d]` or `[batch, keys, kvHeads·d]`; as q.
+ * @param v as k, with a depth of its own.
+ * @returns As q, with v's depth: on the host if all tensors given are, else on the device. With
+ *   `outputs`, an object of `output` and those named.
+ * @throws QkvError, before anything is enqueued, naming the argument, the rule and what was got;
+ *   DeviceLostError if the device is lost.
  */
-export function attention(
+export function attention<const Options extends AttentionCallOptions<Tensor>>(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  options?: AttentionCall,
-): Promise<Tensor>;
-export function attention(
-  q: Tensor | DeviceTensor,
-  k: Tensor | DeviceTensor,
-  v: Tensor | DeviceTensor,
-  options?: AttentionCall,
-): Promise<Tensor | DeviceTensor>;
-export async function attention(
-  q: Tensor | DeviceTensor,
-  k: Tensor | DeviceTensor,
-  v: Tensor | DeviceTensor,
-  options: AttentionCall = {},
-): Promise<Tensor | DeviceTensor> {
-  const inputs = { q, k, v };
-  for (const name of Object.keys(options))
-    if (name !== "device") refuse("attention", "options must be among device", name);
-  let device = options.device;
-  for (const [name, input] of Object.entries(inputs)) {
-    if (isTensor(input)) checkTensor("attention", name, input);
+  options?: Options,
+): Promise<Result<Tensor, Options>>;
+export function attention<const Options extends AttentionCallOptions<AnyTensor>>(
+  q: AnyTensor,
+  k: AnyTensor,
+  v: AnyTensor,
+  options?: Options,
+): Promise<Result<DeviceTensor, Options>>;
+export function attention(q: AnyTensor, k: AnyTensor, v: AnyTensor, options = {}) {
+  return call("attention", q, k, v, options);
+}
+
+/**
+ * softmax(scale · Q·Kᵀ)·V with `scale` defaulting to 1/√d, in fused kernels, with every option of ONNX
+ * `Attention` (opsets 23–25) and PyTorch's `scaled_dot_product_attention`. Shapes, result and errors as
+ * for {@link attention}.
+ *
+ * @param options See `AttentionOptions`: scale, causal, window, mask, softcap, kvLengths, pastKey,
+ *   pastValue, queryHeads, kvHeads, softmaxDtype, outputs; and `device`.
+ */
+export function scaledDotProductAttention<const Options extends AttentionCallOptions<Tensor>>(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options?: Options,
+): Promise<Result<Tensor, Options>>;
+export function scaledDotProductAttention<const Options extends AttentionCallOptions<AnyTensor>>(
+  q: AnyTensor,
+  k: AnyTensor,
+  v: AnyTensor,
+  options?: Options,
+): Promise<Result<DeviceTensor, Options>>;
+export function scaledDotProductAttention(q: AnyTensor, k: AnyTensor, v: AnyTensor, options = {}) {
+  return call("scaledDotProductAttention", q, k, v, options);
+}
+
+async function call(
+  operation: "attention" | "scaledDotProductAttention",
+  q: AnyTensor,
+  k: AnyTensor,
+  v: AnyTensor,
+  callOptions: AttentionCallOptions<AnyTensor>,
+): Promise<AnyTensor | AttentionResults<AnyTensor>> {
+  const { device: wantedDevice, ...options } = callOptions;
+  const { tensors, given, parameters } = splitOptions(options);
+  const inputs = [q, k, v, ...given];
+  const names = ["q", "k", "v", ...tensors];
+  let device = wantedDevice;
+  for (const [i, input] of inputs.entries()) {
+    if (isTensor(input)) checkTensor(operation, names[i]!, input);
     else if (input?.device) device ??= input.device;
-    else refuse("attention", `${name} must be a tensor`, input);
+    else refuse(operation, `${names[i]} must be a tensor`, input);
   }
+  const defaultScale = operation === "attention" ? unscaled : inverseRootDepth;
+  const { problem } = resolveAttention(operation, q, k, v, options, defaultScale);
+  if (options.kvLengths && isTensor(options.kvLengths))
+    checkKvLengths(operation, problem, options.kvLengths);
   device ??= await sharedDevice();
-  const types = Object.values(inputs).map(({ dtype, shape }) => new TensorType(dtype, shape));
+
+  const types = inputs.map(({ dtype, shape }) => new TensorType(dtype, shape));
+  const opParameters = {
+    ...parameters,
+    ...(operation === "attention" && { defaultScale: "unscaled" as const }),
+  };
   const model = await cachedModel(
     device,
-    types.join(),
+    `${types.join()} ${JSON.stringify(opParameters)}`,
     () =>
-      new Graph("attention", {
+      new Graph(operation, {
         inputTypes: types,
-        customExtensions: [attentionOp],
-        forward: (...values) => custom("attention", { values }),
+        customExtensions: [scaledDotProductAttentionOp],
+        forward: (...values) =>
+          custom(scaledDotProductAttentionOp.name, { values, parameters: opParameters }),
       }),
   );
-  const [output] = model.execute(q, k, v) as [DeviceTensor];
-  if (!Object.values(inputs).every(isTensor)) return output;
+  const results = model.execute(...inputs);
+  const onHost = inputs.every(isTensor);
+  const returned = onHost ? await readAll(results) : results;
+  if (!options.outputs) return returned[0]!;
+  const outputNames = attentionOutputs.filter((name) => problem.outputs.includes(name));
+  return Object.fromEntries(
+    outputNames.map((name, i) => [name, returned[i]]),
+  ) as unknown as AttentionResults<AnyTensor>;
+}
+
+async function readAll(results: readonly DeviceTensor[]): Promise<Tensor[]> {
   try {
-    return await output.read();
+    return await Promise.all(results.map((result) => result.read()));
   } finally {
-    output.destroy();
+    for (const result of results) result.destroy();
   }
 }
 

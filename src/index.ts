@@ -1,4 +1,4 @@
-export { attention } from "./attention.ts";
+export { attention, scaledDotProductAttention, type AttentionCallOptions } from "./attention.ts";
 export type { Capabilities, MatrixShape } from "./devices/capabilities.ts";
 export type { CPUDevice } from "./devices/cpu/device.ts";
 export type { Device, DeviceKind, DeviceTensor } from "./devices/device.ts";

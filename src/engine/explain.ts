@@ -5,7 +5,10 @@ import type { RecordedTensor } from "./recorder.ts";
 export interface ExplainedStep {
   /** The op that recorded it. */
   readonly op: string;
-  /** The kernel run, or `"view"`: a tensor seen under another shape, which costs nothing. */
+  /**
+   * The kernel run; `"view"`: a tensor seen under another shape, which costs nothing;
+   * or `"cpu"`: the whole op, on the CPU.
+   */
   readonly kernel: string;
   readonly variant?: string;
   readonly workgroups?: readonly number[];
@@ -48,7 +51,7 @@ export function explainPlan(plan: Plan, device: string): ExplainedPlan {
         ...step.inputs.map((t, i) => tensorOf(`input ${i}`, t)),
         ...step.outputs.map((t, i) => tensorOf(`output ${i}`, t)),
       ];
-      return { op: step.op, kernel: `${step.op} on the CPU`, tensors: named };
+      return { op: step.op, kernel: "cpu", tensors: named };
     }
     const { variant, workgroups, workgroupBytes } = step.launch ?? {};
     return {
@@ -86,9 +89,10 @@ export function formatPlan({
       workgroups && `grid ${workgroups.join("×")}`,
       workgroupBytes && `${workgroupBytes.toLocaleString("en")} B of workgroup memory`,
     ].filter(Boolean);
-    lines.push(
-      `  ${index + 1}. ${kernel}${op === kernel ? "" : ` (of ${op})`}${details.length > 0 ? `: ${details.join("; ")}` : ""}`,
-    );
+    const what =
+      kernel === op ? kernel : kernel === "cpu" ? `${op} on the CPU` : `${kernel} (of ${op})`;
+    const detail = details.length > 0 ? `: ${details.join("; ")}` : "";
+    lines.push(`  ${index + 1}. ${what}${detail}`);
     for (const { name, type, buffer } of tensors)
       lines.push(`       ${name.padEnd(10)} ${type.padEnd(26)} buffer ${buffer}`);
   });

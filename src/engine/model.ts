@@ -28,7 +28,8 @@ const instancesKept = 8;
 interface Instance {
   readonly key: string;
   readonly plan: Plan;
-  readonly program: PreparedProgram;
+  /** Made when the plan is first run: to explain a plan takes no memory. */
+  program?: PreparedProgram;
 }
 
 /** A graph loaded for a device. Made by `InferenceSession.load`. */
@@ -57,7 +58,7 @@ export class Model implements Disposable {
    *   released, or lies on another device; DeviceLostError if the device is lost.
    */
   execute(...inputs: readonly ModelInput[]): DeviceTensor[] {
-    return this.#withInputs(inputs, (tensors, { plan, program }) => {
+    return this.#withInputs(inputs, (tensors, plan, program) => {
       const outputs: DeviceTensor[] = [];
       try {
         for (const { dtype, shape } of plan.recording.outputs)
@@ -76,7 +77,7 @@ export class Model implements Disposable {
    * shapes, none sharing a buffer with an input.
    */
   executeInto(inputs: readonly ModelInput[], outputs: readonly DeviceTensor[]): void {
-    this.#withInputs(inputs, (tensors, { plan, program }) => {
+    this.#withInputs(inputs, (tensors, plan, program) => {
       this.#checkOutputs(plan, tensors, outputs);
       program.run(tensors, outputs);
     });
@@ -103,7 +104,7 @@ export class Model implements Disposable {
           "a host tensor",
         );
     });
-    this.#withInputs(inputs, (tensors, { plan, program }) => {
+    this.#withInputs(inputs, (tensors, plan, program) => {
       this.#checkOutputs(plan, tensors, outputs);
       if (!program.encode)
         refuse(`${this.graph.name}.encode`, "the device must be WebGPU", this.device.kind);
@@ -134,7 +135,7 @@ export class Model implements Disposable {
   /** Frees temporaries and bind groups. Outputs stay. */
   destroy(): void {
     this.#destroyed = true;
-    for (const { program } of this.#instances.splice(0)) program.destroy();
+    for (const { program } of this.#instances.splice(0)) program?.destroy();
   }
 
   [Symbol.dispose](): void {
@@ -143,13 +144,22 @@ export class Model implements Disposable {
 
   /** Plans for one set of dimension values, ahead of execute. @internal */
   prepare(values: DimensionValues): void {
-    this.#instance(values);
+    this.#program(this.#instance(values));
+  }
+
+  #program(instance: Instance): PreparedProgram {
+    instance.program ??= this.device.prepare(programOf(instance.plan));
+    return instance.program;
   }
 
   #checkValues(values: DimensionValues): DimensionValues {
     for (const name of this.#names)
-      if (values[name] === undefined)
-        refuse(this.graph.name, `a value must be given for dimension ${describe(name)}`, values);
+      if (!(Number.isSafeInteger(values[name]) && values[name]! >= 1))
+        refuse(
+          this.graph.name,
+          `dimension ${describe(name)} must be given an integer of 1 or more`,
+          values[name],
+        );
     return values;
   }
 
@@ -157,21 +167,22 @@ export class Model implements Disposable {
     if (this.#destroyed) refuse(this.graph.name, "the model must not be used after destroy()");
     const key = this.#names.map((name) => values[name]).join();
     const at = this.#instances.findIndex((instance) => instance.key === key);
-    let instance: Instance;
-    if (at >= 0) [instance] = this.#instances.splice(at, 1) as [Instance];
-    else {
-      const planned = plan(this.graph.name, record(this.graph, values, this.device.capabilities));
-      instance = { key, plan: planned, program: this.device.prepare(programOf(planned)) };
-    }
+    const instance =
+      at >= 0
+        ? this.#instances.splice(at, 1)[0]!
+        : {
+            key,
+            plan: plan(this.graph.name, record(this.graph, values, this.device.capabilities)),
+          };
     this.#instances.unshift(instance);
-    if (this.#instances.length > instancesKept) this.#instances.pop()!.program.destroy();
+    if (this.#instances.length > instancesKept) this.#instances.pop()!.program?.destroy();
     return instance;
   }
 
   /** Checks the inputs, uploads those on the host, runs `use`, and releases the uploads. */
   #withInputs<T>(
     inputs: readonly ModelInput[],
-    use: (tensors: readonly DeviceTensor[], instance: Instance) => T,
+    use: (tensors: readonly DeviceTensor[], plan: Plan, program: PreparedProgram) => T,
   ): T {
     const { inputTypes, name } = this.graph;
     if (inputs.length !== inputTypes.length)
@@ -182,6 +193,7 @@ export class Model implements Disposable {
     for (const [i, input] of inputs.entries())
       this.#checkShape(`input ${i}`, inputTypes[i]!, input, values);
     const instance = this.#instance(values);
+    const program = this.#program(instance);
     const uploads: DeviceTensor[] = [];
     try {
       const tensors = inputs.map((input, i) => {
@@ -192,7 +204,7 @@ export class Model implements Disposable {
         const { dtype, shape } = instance.plan.recording.inputs[i]!;
         return isDeviceTensor(input) ? input : this.device.wrap!(input, dtype, shape);
       });
-      return use(tensors, instance);
+      return use(tensors, instance.plan, program);
     } finally {
       for (const upload of uploads) upload.destroy();
     }

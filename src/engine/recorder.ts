@@ -13,6 +13,7 @@ import { DeviceUnavailableError, QkvError, refuse } from "../errors.ts";
 import type { DimensionValues } from "../graph/dimension.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { HostOpTensor } from "../graph/op.ts";
+import { fuseAttention, type GraphBody } from "../graph/passes/fuse-attention.ts";
 import type { Node, Value } from "../graph/value.ts";
 import { copy } from "../kernels/elementwise/kernel.ts";
 import { allocateData, type DType, tensorBytes } from "../tensor/dtype.ts";
@@ -109,6 +110,7 @@ export function record(
   values: DimensionValues,
   capabilities: Capabilities | undefined,
 ): Recording {
+  const body = fuseAttention(graph, values);
   const steps: RecordedStep[] = [];
   const note = (view: RecordedView) => void steps.push(view);
   const tensors = new Map<Value, RecordedTensor>();
@@ -135,7 +137,7 @@ export function record(
   const outputs: RecordedTensor[] = [];
   const copies: (readonly [Value, RecordedTensor])[] = [];
   const outputOf = new Map<Value, RecordedTensor>();
-  graph.outputs.forEach((value, index) => {
+  body.outputs.forEach((value, index) => {
     const output = create("output", `output ${index}`, value);
     outputs.push(output);
     const root = rootOf(value);
@@ -153,7 +155,7 @@ export function record(
     return tensor;
   };
 
-  for (const node of usedNodes(graph)) {
+  for (const node of usedNodes(body)) {
     const nodeInputs = node.inputs.map(tensorOf);
     if (node.op.view) {
       const [output] = node.outputs as [Value];
@@ -193,15 +195,15 @@ function rootOf(value: Value): Value {
 }
 
 /** The nodes that an output depends on, in order. */
-function usedNodes(graph: Graph): Node[] {
+function usedNodes(body: GraphBody): Node[] {
   const used = new Set<Node>();
   const visit = ({ source }: Value) => {
     if (source.kind !== "node" || used.has(source.node)) return;
     used.add(source.node);
     source.node.inputs.forEach(visit);
   };
-  graph.outputs.forEach(visit);
-  return graph.nodes.filter((node) => used.has(node));
+  body.outputs.forEach(visit);
+  return body.nodes.filter((node) => used.has(node));
 }
 
 function kernelStep(
@@ -230,7 +232,7 @@ function kernelStep(
 }
 
 function recordOnGPU(
-  { op, parameters }: Node,
+  { op, parameters, label = op.name }: Node,
   inputs: readonly RecordedTensor[],
   outputs: readonly RecordedTensor[],
   capabilities: Capabilities,
@@ -257,7 +259,7 @@ function recordOnGPU(
     enqueue(kernel, tensors, ...[kernelParameters = {}]) {
       steps.push(
         kernelStep(
-          op.name,
+          label,
           kernel,
           tensors as Record<string, RecordedTensor>,
           kernelParameters,
@@ -286,7 +288,7 @@ class HostTensor implements HostOpTensor {
 }
 
 function recordOnCPU(
-  { op, parameters }: Node,
+  { op, parameters, label = op.name }: Node,
   inputs: readonly RecordedTensor[],
   outputs: readonly RecordedTensor[],
 ): RecordedFunction {
@@ -297,7 +299,7 @@ function recordOnCPU(
     );
   return {
     kind: "function",
-    op: op.name,
+    op: label,
     inputs,
     outputs,
     run: (inputViews, outputViews) =>

@@ -27,4 +27,6 @@ export interface Node {
   readonly inputs: readonly Value[];
   readonly outputs: readonly Value[];
   readonly parameters: object;
+  /** What plans call it, where a pass put it in the place of others. Default: the op's name. */
+  readonly label?: string;
 }

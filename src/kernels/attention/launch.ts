@@ -1,0 +1,113 @@
+import type { Capabilities } from "../../devices/capabilities.ts";
+import type { KernelContext, TensorShape } from "../../devices/kernel.ts";
+import { attentionConcatenate } from "./concatenate.wgsl.ts";
+import { attentionDecode } from "./decode.wgsl.ts";
+import { attentionMerge } from "./merge.wgsl.ts";
+import { attentionPrefill } from "./prefill.wgsl.ts";
+import type { AttentionProblem } from "./problem.ts";
+import { attentionScores, type ScoreStage } from "./scores.wgsl.ts";
+import { type AttentionChoice, selectAttention, selectScoreTile } from "./select.ts";
+import { type AttentionInputs, type AttentionResults, inputStrides } from "./spec.ts";
+
+/** Where the kernels are recorded: an op's context on WebGPU, or a device itself. */
+export interface AttentionContext<T extends TensorShape> extends KernelContext<T> {
+  readonly capabilities: Capabilities;
+}
+
+const stages: readonly ScoreStage[] = ["scores", "softcappedScores", "biasedScores", "weights"];
+
+/**
+ * Records the kernels of one attention call: the past put before the keys where there is one, the fused
+ * kernel, a merge where the keys were split, and a kernel for each asked-for matrix of scores.
+ *
+ * A prefill allocates nothing; a decode the partial results of its splits, where there are several; a past
+ * its concatenation where `presentKey` or `presentValue` is not asked for; `weights` the log-sum-exp where
+ * it is not asked for.
+ *
+ * @param tensors Inputs, and those outputs that are wanted, `output` always.
+ * @param variant The kernel to use; default, by {@link selectAttention}.
+ * @returns The choice that was made.
+ * @throws QkvError if the variant does not exist or cannot take the problem.
+ */
+export function recordAttention<T extends TensorShape>(
+  context: AttentionContext<T>,
+  problem: AttentionProblem,
+  tensors: AttentionInputs<T> & AttentionResults<T>,
+  variant?: string,
+): AttentionChoice {
+  const choice = selectAttention(problem, context.capabilities, variant);
+  recordChoice(context, problem, tensors, choice);
+  return choice;
+}
+
+/** {@link recordAttention} with the choice already made: for tests and benchmarks of tiles and splits. */
+export function recordChoice<T extends TensorShape>(
+  context: AttentionContext<T>,
+  problem: AttentionProblem,
+  tensors: AttentionInputs<T> & AttentionResults<T>,
+  choice: AttentionChoice,
+): void {
+  const { batch, queryHeads, kvHeads, queries, keys, depth, valueDepth, past, dtype } = problem;
+  const { query, mask, kvLengths, output } = tensors;
+
+  const withPast = (
+    before: T | undefined,
+    current: T,
+    present: T | undefined,
+    width: number,
+  ): T => {
+    if (!before && !present) return current;
+    const result = present ?? context.allocate(dtype, [batch, kvHeads, keys, width]);
+    const strides = inputStrides(current.shape, kvHeads);
+    context.enqueue(
+      attentionConcatenate,
+      { ...(before && { past: before }), current, output: result },
+      { batch, heads: kvHeads, past, rows: keys - past, width, strides },
+    );
+    // Without a past the strides of the problem are those of the tensor as it was given.
+    return before ? result : current;
+  };
+  const key = withPast(tensors.pastKey, tensors.key, tensors.presentKey, depth);
+  const value = withPast(tensors.pastValue, tensors.value, tensors.presentValue, valueDepth);
+
+  const rows = batch * queryHeads * queries;
+  const needsLse = tensors.lse !== undefined || tensors.weights !== undefined;
+  const lse = tensors.lse ?? (needsLse ? context.allocate("float32", [rows]) : undefined);
+  const rules = { ...(mask && { mask }), ...(kvLengths && { kvLengths }) };
+  const inputs = { query, key, value, ...rules };
+  const results = { output, ...(lse && { lse }) };
+  if (choice.kernel === "prefill") {
+    const { tile, variant } = choice;
+    context.enqueue(attentionPrefill, { ...inputs, ...results }, { problem, tile, variant });
+  } else if (choice.splits === 1) {
+    const { tile, variant } = choice;
+    context.enqueue(attentionDecode, { ...inputs, ...results }, { problem, tile, splits: 1, variant });
+  } else {
+    const { tile, variant, splits, mergeLanes } = choice;
+    const partials = context.allocate("float32", [rows, splits, 4 * Math.ceil(valueDepth / 4)]);
+    const statistics = context.allocate("float32", [rows, splits, 2]);
+    context.enqueue(attentionDecode, { ...inputs, partials, statistics }, { problem, tile, splits, variant });
+    context.enqueue(
+      attentionMerge,
+      { partials, statistics, ...results },
+      { problem, splits, lanes: mergeLanes, variant },
+    );
+  }
+
+  for (const stage of stages) {
+    const result = tensors[stage];
+    if (!result) continue;
+    const forbids = stage === "biasedScores" || stage === "weights";
+    context.enqueue(
+      attentionScores,
+      {
+        query,
+        key,
+        ...(forbids && rules),
+        ...(stage === "weights" && lse && { lse }),
+        result,
+      },
+      { problem, stage, tile: selectScoreTile(problem) },
+    );
+  }
+}

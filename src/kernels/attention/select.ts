@@ -1,0 +1,263 @@
+import type { Capabilities } from "../../devices/capabilities.ts";
+import { refuse } from "../../errors.ts";
+import { decodeBytes, type DecodeTile } from "./decode.wgsl.ts";
+import { mergeBytes } from "./merge.wgsl.ts";
+import { prefillBytes, type PrefillTile } from "./prefill.wgsl.ts";
+import type { AttentionProblem } from "./problem.ts";
+import type { ScoreTile } from "./score-tile.wgsl.ts";
+import { scoresBytes } from "./scores.wgsl.ts";
+import { kernelFlags, type KernelFlags } from "./snippets.wgsl.ts";
+
+// Which kernel takes a call, and with what tiles: pure functions of the problem and of what the device
+// offers.
+
+/** The fused kernels. */
+export const attentionVariants = [
+  "prefill-small",
+  "prefill",
+  "prefill-large",
+  "decode",
+  "decode-subgroups",
+] as const;
+
+type PrefillVariant = "prefill-small" | "prefill" | "prefill-large";
+type DecodeVariant = "decode" | "decode-subgroups";
+
+export type AttentionVariant = (typeof attentionVariants)[number];
+
+/** A choice: the kernel, its tiles, and why. */
+export type AttentionChoice =
+  | {
+      readonly kernel: "prefill";
+      readonly variant: PrefillVariant;
+      readonly reason: string;
+      readonly tile: PrefillTile;
+    }
+  | {
+      readonly kernel: "decode";
+      readonly variant: DecodeVariant;
+      readonly reason: string;
+      readonly tile: DecodeTile;
+      /** Shares that the keys are cut into; each row's are merged where there are more than one. */
+      readonly splits: number;
+      /** Invocations of a workgroup of the merge. */
+      readonly mergeLanes: number;
+    };
+
+/**
+ * Chooses the kernel for a problem.
+ *
+ * @param forced The variant that the caller asks for.
+ * @throws QkvError if `forced` is not a variant or cannot take the problem on this device, naming the rule.
+ */
+export function selectAttention(
+  problem: AttentionProblem,
+  capabilities: Capabilities,
+  forced?: string,
+): AttentionChoice {
+  if (forced !== undefined && !(attentionVariants as readonly string[]).includes(forced))
+    refuse("attention", `variant must be one of ${attentionVariants.join(", ")}`, forced);
+  if (forced !== undefined) {
+    const attempt = attempts[forced as AttentionVariant](problem, capabilities);
+    if (typeof attempt === "string") refuse("attention", `variant ${forced} needs ${attempt}`);
+    return { ...attempt, reason: "asked for" };
+  }
+  for (const rule of rules) {
+    if (!rule.when(problem, capabilities)) continue;
+    for (const variant of rule.variants) {
+      const attempt = attempts[variant](problem, capabilities);
+      if (typeof attempt !== "string") return { ...attempt, reason: rule.reason };
+    }
+  }
+  return refuse("attention", "no kernel fits the device's workgroup memory of 16384 bytes or more", capabilities.workgroupBytes);
+}
+
+interface Rule {
+  readonly when: (problem: AttentionProblem, capabilities: Capabilities) => boolean;
+  /** In order of preference; the next is taken where one does not fit. */
+  readonly variants: readonly AttentionVariant[];
+  readonly reason: string;
+}
+
+const rules: readonly Rule[] = [
+  {
+    when: (problem) => rowsOf(problem) <= 8,
+    variants: ["decode-subgroups", "decode"],
+    reason: "at most 8 query rows read a key/value head: memory decides, so read K and V once",
+  },
+  {
+    when: (problem) => rowsOf(problem) <= 32 && prefillGrid(problem) < 64 && keySpan(problem) >= 1024,
+    variants: ["decode-subgroups", "decode"],
+    reason: "few query rows over many keys: tiles of rows alone would not fill the device",
+  },
+  {
+    when: (problem) => prefillGrid(problem) >= 64,
+    variants: ["prefill-large", "prefill"],
+    reason: "many query rows: the largest tile of rows and keys that workgroup memory holds",
+  },
+  {
+    when: () => true,
+    variants: ["prefill-small", "prefill"],
+    reason: "many query rows, but few tiles of 64: small tiles, so that there are more",
+  },
+];
+
+/** Query rows that read one key/value head. */
+const rowsOf = ({ queryHeads, kvHeads, queries }: AttentionProblem): number =>
+  (queryHeads / kvHeads) * queries;
+
+/** Workgroups of a prefill in tiles of 64 rows. */
+const prefillGrid = (problem: AttentionProblem): number =>
+  Math.ceil(rowsOf(problem) / 64) * problem.kvHeads * problem.batch;
+
+/** At most this many keys are seen by a head's queries. */
+function keySpan({ keys, window: [left, right], causal, queries }: AttentionProblem): number {
+  const ahead = causal ? 0 : right;
+  return left < 0 || ahead < 0 ? keys : Math.min(keys, left + ahead + queries);
+}
+
+/** Makes each variant's choice, or says what it lacks. */
+const attempts: Record<
+  AttentionVariant,
+  (problem: AttentionProblem, capabilities: Capabilities) => WithoutReason<AttentionChoice> | string
+> = {
+  "prefill-small": (problem, capabilities) =>
+    prefill("prefill-small", problem, Math.min(capabilities.workgroupBytes, 16384)),
+  prefill: (problem, capabilities) =>
+    prefill("prefill", problem, Math.min(capabilities.workgroupBytes, 16384)),
+  "prefill-large": (problem, { workgroupBytes }) =>
+    workgroupBytes < 32768
+      ? "32768 bytes of workgroup memory"
+      : prefill("prefill-large", problem, Math.min(workgroupBytes, 49152)),
+  decode: (problem, capabilities) => decode("decode", problem, capabilities, undefined),
+  "decode-subgroups": (problem, capabilities) =>
+    capabilities.subgroups
+      ? decode("decode-subgroups", problem, capabilities, capabilities.subgroups)
+      : "the feature subgroups",
+};
+
+type WithoutReason<T> = T extends unknown ? Omit<T, "reason"> : never;
+
+/**
+ * Tiles in order of preference, by what they take. Accumulators, rowsPerLane · quads of value depth /
+ * columns, must stay at 64 floats a lane.
+ */
+const tileShapes: Record<
+  PrefillVariant,
+  readonly Pick<ScoreTile, "lanes" | "columns" | "rowsPerLane" | "keysPerLane">[]
+> = {
+  "prefill-small": [
+    { lanes: 64, columns: 8, rowsPerLane: 2, keysPerLane: 4 },
+    { lanes: 128, columns: 16, rowsPerLane: 2, keysPerLane: 4 },
+  ],
+  prefill: [
+    { lanes: 128, columns: 8, rowsPerLane: 4, keysPerLane: 4 },
+    { lanes: 128, columns: 16, rowsPerLane: 4, keysPerLane: 4 },
+    { lanes: 128, columns: 16, rowsPerLane: 2, keysPerLane: 4 },
+  ],
+  "prefill-large": [
+    { lanes: 256, columns: 8, rowsPerLane: 4, keysPerLane: 8 },
+    { lanes: 128, columns: 8, rowsPerLane: 4, keysPerLane: 8 },
+    { lanes: 256, columns: 16, rowsPerLane: 4, keysPerLane: 4 },
+    { lanes: 256, columns: 16, rowsPerLane: 2, keysPerLane: 4 },
+  ],
+};
+
+function prefill(
+  variant: PrefillVariant,
+  { depth, valueDepth }: AttentionProblem,
+  bytes: number,
+): WithoutReason<AttentionChoice> | string {
+  for (const shape of tileShapes[variant]) {
+    const accumulators = shape.rowsPerLane * 4 * Math.ceil(valueDepth / 4 / shape.columns);
+    if (accumulators > 64) continue;
+    // The queries stay in workgroup memory where there is room; then deeper chunks and more values, which
+    // mean fewer barriers.
+    const tileKeys = shape.columns * shape.keysPerLane;
+    for (const queryResident of [true, false])
+      for (const chunkQuads of [8, 4, 2])
+        for (const valueKeys of [32, 16, 8, 4]) {
+          if (tileKeys % valueKeys !== 0 || (queryResident && (chunkQuads < 8 || valueKeys < 8))) continue;
+          const tile: PrefillTile = { ...shape, chunkQuads, queryResident, valueKeys };
+          if (prefillBytes(tile, depth, valueDepth) <= bytes) return { kernel: "prefill", variant, tile };
+        }
+  }
+  return "a tile that fits workgroup memory";
+}
+
+/**
+ * Workgroups that fill a large GPU: 4 on each of 132 multiprocessors. Smaller ones get more than they can
+ * run at once, at the price of a longer merge.
+ */
+const fillingWorkgroups = 528;
+
+/** A split of fewer keys is not worth its part of the merge. */
+const leastKeysOfSplit = 256;
+
+function decode(
+  variant: DecodeVariant,
+  problem: AttentionProblem,
+  capabilities: Capabilities,
+  subgroups: Capabilities["subgroups"],
+): WithoutReason<AttentionChoice> | string {
+  const flags = kernelFlags(problem);
+  const tile = decodeTile(flags, rowsOf(problem), subgroups);
+  if (subgroups && tile.lanes % subgroups.max !== 0) return "subgroups of a power of two, to 128 lanes";
+  if (decodeBytes(tile, flags) > capabilities.workgroupBytes) return "a tile that fits workgroup memory";
+  const workgroups = Math.ceil(rowsOf(problem) / tile.rows) * problem.kvHeads * problem.batch;
+  const splits = Math.max(
+    1,
+    Math.min(
+      Math.ceil(fillingWorkgroups / workgroups),
+      Math.floor(keySpan(problem) / leastKeysOfSplit),
+    ),
+  );
+  const mergeLanes = splits > 32 ? 256 : 64;
+  return mergeBytes(mergeLanes) > capabilities.workgroupBytes
+    ? "a tile that fits workgroup memory"
+    : { kernel: "decode", variant, tile, splits, mergeLanes };
+}
+
+/** The tile for packs of up to `rows` query rows. */
+function decodeTile(
+  flags: KernelFlags,
+  rows: number,
+  subgroups: Capabilities["subgroups"],
+): DecodeTile {
+  const { depth, valueDepth, widths } = flags;
+  const units = (lanes: number, length: number, width: number) =>
+    Math.ceil(length / (Math.max(4, width) * lanes));
+  // One unit of a row for each lane where that is at most 32 lanes: neighbours read neighbouring bytes.
+  const wanted = Math.max(units(1, depth, widths.key), units(1, valueDepth, widths.value));
+  const lanesPerKey = Math.min(
+    Math.max(4, 2 ** Math.ceil(Math.log2(wanted))),
+    subgroups ? Math.min(32, subgroups.min) : 32,
+  );
+  const keyUnits = units(lanesPerKey, depth, widths.key);
+  const valueUnits = units(lanesPerKey, valueDepth, widths.value);
+  // Registers: a query row and its accumulators, at most 128 floats for all rows …
+  const floats = 4 * Math.max(1, Math.max(widths.key, widths.value) / 4) * (keyUnits + valueUnits);
+  const most = Math.max(1, 2 ** Math.floor(Math.log2(128 / floats)));
+  const packRows = Math.min(2 ** Math.ceil(Math.log2(rows)), 8, most);
+  // … and the keys and values in flight, at most 64 words where that is 4 keys or more.
+  const keysInFlight = packRows < 4 && keyUnits + valueUnits <= 2 ? 8 : 4;
+  const exchange = subgroups ? "subgroups" : "workgroup";
+  // The parts of dot products fill workgroup memory: lanes · scores · 4 bytes, of which 8 KB are enough.
+  const lanes = exchange === "workgroup" ? Math.min(256, 2048 / (keysInFlight * packRows)) : 256;
+  return { lanes, lanesPerKey, keysInFlight, rows: packRows, exchange };
+}
+
+/** The tile of the kernel that writes scores. */
+export function selectScoreTile(problem: AttentionProblem): ScoreTile {
+  const tile: ScoreTile = {
+    lanes: 128,
+    columns: 8,
+    rowsPerLane: 4,
+    keysPerLane: 4,
+    chunkQuads: 8,
+    queryResident: false,
+  };
+  // 64 rows and 32 keys of 32 elements: 13,824 bytes whatever the depth.
+  if (scoresBytes(tile, problem.depth) > 16384) refuse("attention", "no tile fits workgroup memory");
+  return tile;
+}
