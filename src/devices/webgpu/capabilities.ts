@@ -19,15 +19,25 @@ const wantedLimits = [
   "maxComputeWorkgroupSizeY",
 ] as const;
 
+/** Asked for as they are: bun-webgpu replaces limits left out by defaults that its adapters may lack. */
+const bunLimits = [
+  "maxStorageBuffersInVertexStage",
+  "maxStorageBuffersInFragmentStage",
+  "maxStorageTexturesInVertexStage",
+  "maxStorageTexturesInFragmentStage",
+] as const;
+
 /** A descriptor that asks for all that kernels have a use for, or for nothing beyond the defaults. */
 export function deviceDescriptor(adapter: GPUAdapter, portable: boolean): GPUDeviceDescriptor {
   if (portable) return { label: "qkv" };
+  const names = "Bun" in globalThis ? [...wantedLimits, ...bunLimits] : wantedLimits;
+  const limits = adapter.limits as unknown as Readonly<Record<string, number>>;
   return {
     label: "qkv",
     requiredFeatures: wantedFeatures.filter((feature) =>
       adapter.features.has(feature),
     ) as GPUFeatureName[],
-    requiredLimits: Object.fromEntries(wantedLimits.map((limit) => [limit, adapter.limits[limit]])),
+    requiredLimits: Object.fromEntries(names.map((name) => [name, limits[name]!])),
   };
 }
 

@@ -35,14 +35,15 @@ async function findGPU(): Promise<GPU | Absent> {
       advice: "use a browser with WebGPU, on a page served over https or from localhost",
     };
   const failures: string[] = [];
-  for (const name of "Bun" in globalThis ? ["bun-webgpu", "webgpu"] : ["webgpu"]) {
+  for (const name of "Bun" in globalThis ? ["webgpu", "bun-webgpu"] : ["webgpu"]) {
     try {
       // Not a literal, so that bundlers leave it alone.
       const module = await import(/* @vite-ignore */ /* webpackIgnore: true */ name);
-      gpu =
-        name === "webgpu"
-          ? (module.create(dawnFlags()) as GPU)
-          : ((await module.setupGlobals(), navigator.gpu) as GPU);
+      if (name === "webgpu") gpu = module.create(dawnFlags()) as GPU;
+      else {
+        await module.setupGlobals();
+        gpu = navigator.gpu;
+      }
       return gpu;
     } catch (error) {
       failures.push(`${name} (${error instanceof Error ? error.message.split("\n")[0] : error})`);

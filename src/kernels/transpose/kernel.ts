@@ -3,7 +3,7 @@ import { refuse } from "../../errors.ts";
 import { elementCount, type Shape, sameShape } from "../../tensor/shape.ts";
 import { checkFloat32 } from "../checks.ts";
 import { permuteWGSL } from "./permute.wgsl.ts";
-import { tileBytes, tileSize, transposeWGSL } from "./transpose.wgsl.ts";
+import { mostWorkgroups, tileBytes, tileSize, transposeWGSL } from "./transpose.wgsl.ts";
 
 /** The sizes of a batch of matrices `[…, rows, columns]`. */
 function matrixSizes(shape: Shape): { batch: number; rows: number; columns: number } {
@@ -27,7 +27,6 @@ export const transpose = defineKernel({
     tilesAcross: "u32",
     tilesPerMatrix: "u32",
     tiles: "u32",
-    gridWidth: "u32",
   },
   check({ input, output }) {
     checkFloat32("transpose", { input, output });
@@ -37,18 +36,27 @@ export const transpose = defineKernel({
     if (!sameShape(output.shape, swapped))
       refuse("transpose", `output must have shape [${swapped.join(", ")}]`, [...output.shape]);
   },
-  webgpu({ tensors: { input }, capabilities }) {
+  webgpu({ tensors: { input } }) {
     const { batch, rows, columns } = matrixSizes(input.shape);
     const tilesAcross = Math.ceil(columns / tileSize);
     const tilesPerMatrix = tilesAcross * Math.ceil(rows / tileSize);
     const tiles = tilesPerMatrix * batch;
-    const [gridWidth, gridHeight] = foldWorkgroups(tiles, capabilities);
     return {
       wgsl: transposeWGSL,
       variant: `${tileSize}×${tileSize} tiles`,
-      workgroups: [gridWidth, gridHeight, 1],
+      workgroups: [Math.min(tiles, mostWorkgroups), 1, 1],
       workgroupBytes: tileBytes,
-      uniforms: { rows, columns, tilesAcross, tilesPerMatrix, tiles, gridWidth },
+      uniforms: { rows, columns, tilesAcross, tilesPerMatrix, tiles },
+    };
+  },
+  wasm({ input }) {
+    const { batch, rows, columns } = matrixSizes(input.shape);
+    return {
+      function: "transpose",
+      tasks: batch * Math.ceil(rows / 32),
+      work: batch * rows * columns,
+      scratch: 0,
+      words: [{ tensor: "input" }, { tensor: "output" }, rows, columns],
     };
   },
   cpu({ input, output }) {
@@ -140,6 +148,16 @@ export const permute = defineKernel({
         count,
         gridWidth,
       },
+    };
+  },
+  wasm({ input }, { permutation }) {
+    const { lengths, strides } = walk(input, permutation);
+    return {
+      function: "permute",
+      tasks: lengths[0] * lengths[1],
+      work: elementCount(input.shape),
+      scratch: 0,
+      words: [{ tensor: "input" }, { tensor: "output" }, ...lengths.slice(1), ...strides],
     };
   },
   cpu({ input, output }, { permutation }) {

@@ -5,10 +5,16 @@
  * by column, so that neighbouring lanes touch neighbouring addresses both times. A row of the tile takes
  * 33 words, which puts the 32 elements of a column in 32 different banks.
  *
- * Workgroup memory: 4,224 bytes. Grid: one workgroup a tile, matrix by matrix, folded over x and y.
+ * A workgroup takes one tile after another: enough of them fill a large GPU, and a software adapter pays
+ * dearly for each that has a barrier.
+ *
+ * Workgroup memory: 4,224 bytes. Grid: at most `mostWorkgroups`, each beginning with the tile of its number.
  * Runs on every adapter.
  */
 export const tileSize = 32;
+
+/** 132 multiprocessors hold 1,056 workgroups of 256 lanes. */
+export const mostWorkgroups = 1024;
 
 /** Workgroup memory that the module declares. */
 export const tileBytes = tileSize * (tileSize + 1) * 4;
@@ -23,7 +29,6 @@ struct Uniforms {
   tilesAcross: u32,      // tiles along the columns
   tilesPerMatrix: u32,
   tiles: u32,
-  gridWidth: u32,
 }
 
 @group(0) @binding(0) var<storage, read> input: array<f32>;         // [batch, rows, columns]
@@ -35,12 +40,16 @@ var<workgroup> tile: array<f32, tileSize * (tileSize + 1u)>;
 @compute @workgroup_size(tileSize, laneRows)
 fn main(
   @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_id) lane: vec3<u32>,
 ) {
-  let index = workgroup.y * uniforms.gridWidth + workgroup.x;
-  if (index >= uniforms.tiles) {
-    return;
+  for (var index = workgroup.x; index < uniforms.tiles; index += workgroups.x) {
+    transpose_tile(index, lane.xy);
+    workgroupBarrier();  // the tile is read before the next overwrites it
   }
+}
+
+fn transpose_tile(index: u32, lane: vec2<u32>) {
   let matrix = index / uniforms.tilesPerMatrix;
   let withinMatrix = index % uniforms.tilesPerMatrix;
   let firstRow = withinMatrix / uniforms.tilesAcross * tileSize;
