@@ -27,6 +27,11 @@ export class GPUOperationError extends Error {
   override name = "GPUOperationError";
 }
 
+/** A thread of the CPU device died, and with it a call. The device goes on with new threads. */
+export class ThreadError extends Error {
+  override name = "ThreadError";
+}
+
 /** Throws a {@link QkvError} reading `operation: rule, got …`. */
 export function refuse(operation: string, rule: string, got?: unknown): never {
   throw new QkvError(`${operation}: ${rule}${got === undefined ? "" : `, got ${describe(got)}`}`);

@@ -1,6 +1,6 @@
-export { attention, scaledDotProductAttention, type AttentionCallOptions } from "./attention.ts";
+export { type AttentionCallOptions, attention, scaledDotProductAttention } from "./attention.ts";
 export type { Capabilities, MatrixShape } from "./devices/capabilities.ts";
-export type { CPUDevice } from "./devices/cpu/device.ts";
+export type { CPUDevice, CPUTensor } from "./devices/cpu/device.ts";
 export type { Device, DeviceKind, DeviceTensor } from "./devices/device.ts";
 export {
   type Access,
@@ -21,7 +21,13 @@ export type { WebGPUTensor } from "./devices/webgpu/tensor.ts";
 export type { ExplainedPlan, ExplainedStep } from "./engine/explain.ts";
 export type { Model, ModelInput } from "./engine/model.ts";
 export { InferenceSession } from "./engine/session.ts";
-export { DeviceLostError, DeviceUnavailableError, GPUOperationError, QkvError } from "./errors.ts";
+export {
+  DeviceLostError,
+  DeviceUnavailableError,
+  GPUOperationError,
+  QkvError,
+  ThreadError,
+} from "./errors.ts";
 export type { Dimension, DimensionValues } from "./graph/dimension.ts";
 export { Graph, type GraphDefinition } from "./graph/graph.ts";
 export {
@@ -34,6 +40,7 @@ export {
 } from "./graph/op.ts";
 export { attentionOp } from "./graph/ops/attention.ts";
 export * as ops from "./graph/ops/index.ts";
+export { scaledDotProductAttentionOp } from "./graph/ops/scaled-dot-product-attention.ts";
 export { TensorType } from "./graph/tensor-type.ts";
 export type { Value } from "./graph/value.ts";
 export { matmul } from "./kernels/matmul/kernel.ts";

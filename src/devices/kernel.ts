@@ -39,6 +39,34 @@ export interface Launch {
   readonly workgroupBytes?: number;
 }
 
+/**
+ * What the CPU device needs to run a function of its WebAssembly module once. For kernels of our own.
+ * @internal
+ */
+export interface WasmLaunch {
+  /** The function: it gets the address of the job's parameters and of its thread's scratch memory. */
+  readonly function: string;
+  /** Tasks that threads take one after another. */
+  readonly tasks: number;
+  /** Multiply-adds, roughly: a small job is not worth waking threads for. */
+  readonly work: number;
+  /** Bytes of scratch memory a thread, or the module's function that tells. */
+  readonly scratch: number | string;
+  /**
+   * The job's own parameters, in the module's order: 32-bit integers; the address of a tensor, 0 where
+   * it is absent; or an address `shared` bytes into memory that all threads of the job share.
+   */
+  readonly words: readonly (number | { readonly tensor: string } | { readonly shared: number })[];
+  /** Bytes of that shared memory, and how many of the first are zero when the job begins. */
+  readonly sharedBytes?: number;
+  readonly zeroBytes?: number;
+}
+
+/** The 32 bits of a float32, for {@link WasmLaunch.words}. @internal */
+export function floatBits(value: number): number {
+  return new Int32Array(new Float32Array([value]).buffer)[0]!;
+}
+
 /** The call that a kernel is to launch. */
 export interface LaunchContext<Tensors extends Record<string, Access>, Parameters extends object> {
   readonly tensors: Named<Tensors, TensorShape>;
@@ -90,6 +118,17 @@ export interface KernelDefinition<
   webgpu?(context: LaunchContext<Tensors, Parameters>): Launch;
   /** Runs on the CPU, reading and writing `tensors[…].data`. */
   cpu?(tensors: Named<Tensors, HostView>, parameters: Parameters): void;
+  /** Runs on the CPU in WebAssembly; where it returns `undefined`, `cpu` does. Pure. @internal */
+  wasm?(
+    tensors: Named<Tensors, TensorShape>,
+    parameters: Parameters,
+    threads: number,
+  ): WasmLaunch | undefined;
+  /**
+   * Refuses elements that the kernel cannot take, of those tensors that are there before a program on the
+   * CPU runs. @internal
+   */
+  checkElements?(known: Readonly<Record<string, HostView>>, parameters: Parameters): void;
 }
 
 /** A kernel: one GPU dispatch, or one function on the CPU. Made by {@link defineKernel}. */

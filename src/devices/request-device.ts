@@ -1,17 +1,18 @@
 import { DeviceUnavailableError, refuse } from "../errors.ts";
-import { CPUDevice } from "./cpu/device.ts";
+import { CPUDevice, type CPUOptions } from "./cpu/device.ts";
 import type { DeviceKind } from "./device.ts";
 import { deviceDescriptor } from "./webgpu/capabilities.ts";
 import { WebGPUDevice } from "./webgpu/device.ts";
 import { requestAdapter, type WebGPUOptions } from "./webgpu/gpu.ts";
 
 /** Options of {@link requestDevice}. */
-export interface DeviceOptions extends WebGPUOptions {}
+export interface DeviceOptions extends WebGPUOptions, CPUOptions {}
 
 const optionNames: readonly string[] = [
   "gpuDevice",
   "powerPreference",
   "portable",
+  "threads",
 ] satisfies (keyof DeviceOptions)[];
 
 /**
@@ -36,7 +37,9 @@ export async function requestDevice(
   for (const name of Object.keys(options))
     if (!optionNames.includes(name))
       refuse("requestDevice", `options must be among ${optionNames.join(", ")}`, name);
-  if (kind === "cpu") return new CPUDevice();
+  const { threads } = options;
+  const cpuOptions = { ...(threads !== undefined && { threads }) };
+  if (kind === "cpu") return CPUDevice.open(cpuOptions);
   if (options.gpuDevice) return new WebGPUDevice(options.gpuDevice);
   try {
     const adapter = await requestAdapter(options);
@@ -45,7 +48,8 @@ export async function requestDevice(
     );
     return new WebGPUDevice(gpuDevice, true, adapter.info);
   } catch (error) {
-    if (kind === undefined && error instanceof DeviceUnavailableError) return new CPUDevice();
+    if (kind === undefined && error instanceof DeviceUnavailableError)
+      return CPUDevice.open(cpuOptions);
     throw error;
   }
 }

@@ -170,7 +170,9 @@ export function record(
       tensors.set(value, tensor);
       return tensor;
     });
-    if (capabilities) recordOnGPU(node, nodeInputs, nodeOutputs, capabilities, steps);
+    const { cpu, webgpu }: { readonly cpu?: unknown; readonly webgpu?: unknown } = node.op;
+    if (capabilities || (cpu && cpu === webgpu))
+      recordKernels(node, nodeInputs, nodeOutputs, capabilities, steps);
     else steps.push(recordOnCPU(node, nodeInputs, nodeOutputs));
   }
   for (const [value, output] of copies)
@@ -231,11 +233,12 @@ function kernelStep(
   };
 }
 
-function recordOnGPU(
+/** Records the kernels of an op: on WebGPU, or on the CPU where the op does the same there. */
+function recordKernels(
   { op, parameters, label = op.name }: Node,
   inputs: readonly RecordedTensor[],
   outputs: readonly RecordedTensor[],
-  capabilities: Capabilities,
+  capabilities: Capabilities | undefined,
   steps: RecordedStep[],
 ): void {
   if (!op.webgpu)
@@ -249,7 +252,8 @@ function recordOnGPU(
     inputs: inputs.map((tensor) => tensor.observed(note)),
     outputs,
     parameters,
-    capabilities,
+    // Undefined on the CPU, of which only an op that does not ask can see anything.
+    capabilities: capabilities as Capabilities,
     allocate(dtype, shape) {
       checkShape(op.name, "shape of allocate", shape);
       const name = `${op.name} temporary ${temporaries++}`;

@@ -36,7 +36,10 @@ export interface OpDefinition<Parameters = object> {
   infer(inputs: readonly TensorType[], parameters: Parameters): readonly TensorType[];
   /** Records the kernels that compute the outputs. */
   webgpu?(context: WebGPUOpContext<Parameters>): void;
-  /** Computes the outputs. */
+  /**
+   * Computes the outputs. If it is the same function as `webgpu`, it only enqueues kernels, and so it is
+   * called when the graph is recorded, not at every execute.
+   */
   cpu?(context: CPUOpContext<Parameters>): void;
   /** The one output is the one input's memory under another shape. For `reshape`. @internal */
   readonly view?: boolean;

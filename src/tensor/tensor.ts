@@ -66,11 +66,12 @@ export function tensor(
   };
 }
 
-/** Whether `value` is a host tensor: an object with typed-array data, a shape and a dtype. */
+/** Whether `value` is a host tensor: an object with typed-array data, a shape and a dtype, and no device. */
 export function isTensor(value: unknown): value is Tensor {
   return (
     typeof value === "object" &&
     value !== null &&
+    !("device" in value) &&
     "data" in value &&
     ArrayBuffer.isView(value.data) &&
     "shape" in value &&

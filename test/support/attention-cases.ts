@@ -295,7 +295,7 @@ export function attentionCase(description: AttentionCaseDescription): AttentionC
       // round two nearly equal scores apart: an error in a score is a relative one in its weight.
       const unit = { float32: 2 ** -23, float16: 2 ** -10, bfloat16: 2 ** -7 };
       const rounding = problem.softmaxDtype ? unit[problem.softmaxDtype] * spread : 0;
-      const arithmetic = device === "webgpu" ? 2 * unit.float32 * spread : 0;
+      const arithmetic = (device === "webgpu" ? 2 : 1 / 16) * unit.float32 * spread;
       const base = toleranceFor(problem.dtype, device);
       const extra = 2 * (rounding + arithmetic);
       return { absolute: base.absolute + 4 * extra, relative: base.relative + extra };

@@ -21,15 +21,15 @@ export interface TestDevice {
   open(): Promise<Device>;
 }
 
-/** WebGPU with all that the adapter offers, and with the defaults that every adapter offers. */
-export const webgpuDevices = [
+/** WebGPU with all that the adapter offers, and with the least that every adapter does. */
+export const webgpuDevices: readonly TestDevice[] = [
   { name: "webgpu", kind: "webgpu", open: () => requestDevice("webgpu") },
   {
     name: "webgpu, portable",
     kind: "webgpu",
     open: () => requestDevice("webgpu", { portable: true }),
   },
-] as const satisfies readonly TestDevice[];
+];
 
 /** Every device that the conformance suites run on. */
 export const testDevices: readonly TestDevice[] = [
@@ -42,7 +42,10 @@ export const testDevices: readonly TestDevice[] = [
  *
  * @param suite Declares the tests. The device is there once they run.
  */
-export function onEachDevice(title: string, suite: (device: () => Device) => void): void {
+export function onEachDevice(
+  title: string,
+  suite: (device: () => Device, kind: DeviceKind) => void,
+): void {
   for (const device of testDevices) onDevice(title, device, suite);
 }
 
@@ -55,7 +58,7 @@ export function onEachWebGPU(title: string, suite: (device: () => WebGPUDevice) 
 function onDevice(
   title: string,
   { name, kind, open }: TestDevice,
-  suite: (device: () => Device) => void,
+  suite: (device: () => Device, kind: DeviceKind) => void,
 ): void {
   describe(`${title}, ${name}`, () => {
     let device: Device;
@@ -64,7 +67,7 @@ function onDevice(
       reportDevice(kind, device.description.replace(/^WebGPU: /, ""));
     });
     after(() => device?.destroy());
-    suite(() => device);
+    suite(() => device, kind);
   });
 }
 

@@ -1,7 +1,11 @@
+import type { Capabilities } from "../../devices/capabilities.ts";
+import type { PlannedTensor } from "../../devices/kernel.ts";
 import { describe, refuse } from "../../errors.ts";
-import { recordUnfused, unfusedCPU } from "../../kernels/attention/unfused.ts";
+import { attentionCPU } from "../../kernels/attention/cpu-kernel.ts";
+import { resolveAttention, unscaled } from "../../kernels/attention/spec.ts";
+import { recordUnfused } from "../../kernels/attention/unfused.ts";
 import type { Dimension } from "../dimension.ts";
-import { defineOp } from "../op.ts";
+import { defineOp, type OpContext } from "../op.ts";
 import { TensorType } from "../tensor-type.ts";
 
 /** Parameters of {@link attentionOp}: all optional, and checked against the inputs. */
@@ -19,8 +23,21 @@ const parameterNames: readonly string[] = [
   "dtype",
 ] satisfies (keyof AttentionParameters)[];
 
+function record(
+  context: OpContext<PlannedTensor> & { readonly capabilities?: Capabilities | undefined },
+): void {
+  const [query, key, value] = context.inputs as [PlannedTensor, PlannedTensor, PlannedTensor];
+  const tensors = { query, key, value, output: context.outputs[0]! };
+  if (context.capabilities) recordUnfused(context, tensors);
+  else {
+    const { problem } = resolveAttention("attention", query, key, value, {}, unscaled);
+    context.enqueue(attentionCPU, tensors, { problem, operation: "attention" });
+  }
+}
+
 /**
- * softmax(Q·Kᵀ)·V, unscaled, as a custom op of three small kernels: give it to a graph's
+ * softmax(Q·Kᵀ)·V, unscaled, as a custom op of three small kernels
+ * (on the CPU, of one): give it to a graph's
  * `customExtensions` and use it as `ops.custom("attention", { values: [q, k, v] })`.
  *
  * Inputs, float32: q `[d]` or `[queries, d]`, k `[seq_len, d]`, v `[seq_len, dv]`. Output: `[dv]` or
@@ -61,16 +78,6 @@ export const attentionOp = defineOp<AttentionParameters>({
     }
     return [new TensorType("float32", [...q.shape.slice(0, -1), v.shape[1]!])];
   },
-  webgpu(context) {
-    const [query, key, value] = context.inputs;
-    recordUnfused(context, {
-      query: query!,
-      key: key!,
-      value: value!,
-      output: context.outputs[0]!,
-    });
-  },
-  cpu({ inputs: [query, key, value], outputs: [output] }) {
-    unfusedCPU({ query: query!, key: key!, value: value!, output: output! });
-  },
+  webgpu: record,
+  cpu: record,
 });

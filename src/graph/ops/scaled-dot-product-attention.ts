@@ -1,6 +1,7 @@
+import type { Capabilities } from "../../devices/capabilities.ts";
 import type { TensorShape } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
-import { attentionOnCpu } from "../../kernels/attention/cpu.ts";
+import { attentionCPU } from "../../kernels/attention/cpu-kernel.ts";
 import { recordAttention } from "../../kernels/attention/launch.ts";
 import type { AttentionOutput } from "../../kernels/attention/problem.ts";
 import {
@@ -8,7 +9,6 @@ import {
   type AttentionOptions,
   type AttentionResults,
   attentionOutputs,
-  checkKvLengths,
   inverseRootDepth,
   type ResolvedAttention,
   resolveAttention,
@@ -22,7 +22,7 @@ import {
   multiplyDimensions,
 } from "../dimension.ts";
 import { graphOf } from "../graph.ts";
-import { defineOp } from "../op.ts";
+import { defineOp, type OpContext } from "../op.ts";
 import { TensorType } from "../tensor-type.ts";
 import type { Value } from "../value.ts";
 
@@ -131,6 +131,19 @@ function symbolicTypes(
   );
 }
 
+function record(
+  context: OpContext<TensorShape, FusedAttentionParameters> & {
+    readonly capabilities?: Capabilities | undefined;
+  },
+): void {
+  const { parameters, capabilities } = context;
+  const inputs = nameInputs(context.inputs, parameters);
+  const { problem, variant } = resolve(inputs, parameters);
+  const tensors = { ...inputs, ...nameOutputs(context.outputs, parameters) };
+  if (capabilities) recordAttention({ ...context, capabilities }, problem, tensors, variant);
+  else context.enqueue(attentionCPU, tensors, { problem, operation: operation(parameters) });
+}
+
 /**
  * Attention in fused kernels, with every option: the op behind {@link scaledDotProductAttention}. As a
  * custom op its inputs are q, k, v and then the tensors named by `parameters.tensors`; its outputs are
@@ -147,24 +160,8 @@ export const scaledDotProductAttentionOp = defineOp<FusedAttentionParameters>({
       return new TensorType(dtype, shape);
     });
   },
-  webgpu(context) {
-    const { parameters } = context;
-    const inputs = nameInputs(context.inputs, parameters);
-    const { problem, variant } = resolve(inputs, parameters);
-    recordAttention(
-      context,
-      problem,
-      { ...inputs, ...nameOutputs(context.outputs, parameters) },
-      variant,
-    );
-  },
-  cpu(context) {
-    const { parameters } = context;
-    const inputs = nameInputs(context.inputs, parameters);
-    const { problem } = resolve(inputs, parameters);
-    if (inputs.kvLengths) checkKvLengths(operation(parameters), problem, inputs.kvLengths);
-    attentionOnCpu(problem, { ...inputs, ...nameOutputs(context.outputs, parameters) });
-  },
+  webgpu: record,
+  cpu: record,
 });
 
 function nameOutputs<T>(

@@ -6,8 +6,9 @@ import { bindings } from "./snippets.wgsl.ts";
 // Concatenate: the keys (or values) of the past, then those of the call, as one contiguous tensor
 // [batch, heads, past + rows, width]. Bits are copied as they are, whatever the dtype.
 //
-// A lane owns one unit of the result: 16 bytes, 4 bytes, or, where rows of halves do not end on a word, a word
-// whose halves are found one by one. A workgroup is 256 neighbouring units. No workgroup memory.
+// A lane owns one unit of the result: 16 bytes, 4 bytes, or, where rows of halves do not end on a
+// word, a word whose halves are found one by one. A workgroup is 256 neighbouring units. No
+// workgroup memory.
 //
 // Grid: units / 256, folded into two axes. Adapters: any.
 
@@ -26,8 +27,8 @@ const uniformTypes = {
 const tensors = { past: "read?", current: "read", output: "write" } as const;
 
 /**
- * Puts `past` ([batch, heads, past, width], contiguous; it may be missing) before `current` along the third
- * axis.
+ * Puts `past` ([batch, heads, past, width], contiguous; it may be missing) before `current` along
+ * the third axis.
  */
 export const attentionConcatenate = defineKernel<
   typeof tensors,

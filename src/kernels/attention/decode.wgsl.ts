@@ -5,6 +5,7 @@ import {
   bindings,
   each,
   halfBits,
+  inQuarters,
   type KernelFlags,
   kernelFlags,
   loads,
@@ -12,38 +13,43 @@ import {
   maskType,
   positions,
   problemUniforms,
+  type RowExtras,
+  rowExtras,
   scoreFunctions,
+  scoreUnits,
   stores,
   storeType,
   widenWords,
 } from "./snippets.wgsl.ts";
 
-// Decode: attention of one or a few query rows over many keys, at the speed of memory (Flash-Decoding,
-// https://pytorch.org/blog/flash-decoding/).
+// Decode: attention of one or a few query rows over many keys, at the speed of memory
+// (Flash-Decoding, https://pytorch.org/blog/flash-decoding/).
 //
-// A workgroup owns a split, a share of the keys of one key/value head, for a pack of query rows that read
-// that head: queries of all the query heads in its group, so that K and V are read once for the pack.
+// A workgroup owns a split, a share of the keys of one key/value head, for a pack of query rows
+// that read that head: queries of all the query heads in its group, so that K and V are read once
+// for the pack.
 //
-// Its lanes form slots of `lanesPerKey`. A slot takes keys of its own, `keysInFlight` at a turn, neighbouring
-// slots neighbouring keys; lane `part` of a slot holds units  part + lanesPerKey · n  of a row, a unit being
-// what one load brings (16 bytes where the row allows it): of each query row, of the turn's keys and
-// values, and of the slot's own output accumulators. A slot also has its own running maxima and sums, equal
-// in its lanes; so it needs no other slot until the end, when the slots are merged through workgroup memory.
+// Its lanes form slots of `lanesPerKey`. A slot takes keys of its own, `keysInFlight` at a turn,
+// neighbouring slots neighbouring keys; lane `part` of a slot holds units  part + lanesPerKey · n
+// of a row, a unit being what one load brings (16 bytes where the row allows it): of each query
+// row, of the turn's keys and values, and of the slot's own output accumulators. A slot also has
+// its own running maxima and sums, equal in its lanes; so it needs no other slot until the end,
+// when the slots are merged through workgroup memory.
 //
 // The one exchange in a turn adds up the lanes' parts of a dot product:
-//   subgroups   by shuffles inside a slot; no barrier in the loop. A slot lies within a subgroup of any size
-//               of lanesPerKey or more. Which lane sits where is not assumed: subgroups draw their number
-//               from a counter. It is assumed that subgroups are full, as they are where the workgroup is one-
-//               dimensional and a multiple of the largest subgroup.
+//   subgroups   by shuffles inside a slot; no barrier in the loop. A slot lies within a subgroup, of
+//               any size of lanesPerKey or more. Which lane sits where is not assumed: subgroups draw
+//               their number from a counter. It is assumed that they are full, as they are where the
+//               workgroup is one-dimensional and a multiple of the largest subgroup.
 //   workgroup   through workgroup memory, with two barriers a turn. Any adapter.
 //
-// Grid: splits × packs × key/value heads × batches, folded into two axes. A split's keys are found from the
-// range that the pack may see, so that windows and lengths shrink every split alike.
+// Grid: splits × packs × key/value heads × batches, folded into two axes. A split's keys are found
+// from the range that the pack may see, so that windows and lengths shrink every split alike.
 //
-// One split writes the output. More write, for merge.wgsl.ts, with row = (batch · queryHeads + head) · queries
-// + query:
+// One split writes the output, and the log-sum-exp or `statistics` if wanted. More write, for
+// merge.wgsl.ts, with row = (batch · queryHeads + head) · queries + query:
 //   partials    [rows, splits, 4 · ceil(valueDepth / 4)] float32: Σ weight · value, not divided
-//   statistics  [rows, splits, 2] float32: the maximum (in units of log₂ e) and Σ weight
+//   statistics  [rows, splits, 2] float32: the maximum (in the units of scores) and Σ weight
 
 /** How a workgroup is divided. */
 export interface DecodeTile {
@@ -104,7 +110,7 @@ const tensors = {
   statistics: "write?",
 } as const;
 
-/** The decode kernel: writes `output` (and `lse`) for one split, `partials` and `statistics` for more. */
+/** The decode kernel: writes `output` for one split, `partials` and `statistics` for more. */
 export const attentionDecode = defineKernel<
   typeof tensors,
   {
@@ -117,7 +123,7 @@ export const attentionDecode = defineKernel<
   name: "attention_decode",
   tensors,
   uniforms: attentionUniforms,
-  webgpu({ tensors: { lse, partials }, parameters, capabilities }) {
+  webgpu({ tensors: { lse, partials, statistics }, parameters, capabilities }) {
     const { problem, tile, splits, variant } = parameters;
     const { batch, queryHeads, kvHeads, queries } = problem;
     const packs = Math.ceil(((queryHeads / kvHeads) * queries) / tile.rows);
@@ -125,7 +131,11 @@ export const attentionDecode = defineKernel<
     const [x, y] = foldWorkgroups(workgroups, capabilities);
     const flags = kernelFlags(problem);
     return {
-      wgsl: decodeText(flags, tile, partials ? "partials" : lse ? "output and lse" : "output"),
+      wgsl: decodeText(flags, tile, {
+        partials: partials !== undefined,
+        lse: lse !== undefined,
+        statistics: statistics !== undefined,
+      }),
       variant,
       workgroups: [x, y, 1],
       uniforms: {
@@ -144,13 +154,13 @@ export const attentionDecode = defineKernel<
 export function decodeText(
   flags: KernelFlags,
   tile: DecodeTile,
-  writes: "output" | "output and lse" | "partials",
+  extras: RowExtras & { readonly partials?: boolean } = {},
 ): string {
   const { dtype, depth, valueDepth, widths, mask, softcap, softmaxDtype } = flags;
   const { lanes, lanesPerKey, keysInFlight, exchange } = tile;
   const size = sizes(tile, flags);
   const { keyUnit, valueUnit, keyUnitsPerLane, valueUnitsPerLane, scoreQuads } = size;
-  const splits = writes === "partials";
+  const splits = extras.partials === true;
   const shuffles = exchange === "subgroups";
 
   const rows = (statement: (row: number) => string) => each(tile.rows, statement, "\n    ");
@@ -162,7 +172,9 @@ export function decodeText(
   const fold = (row: number, operator: (a: string, b: string) => string) =>
     Array.from({ length: keysInFlight / 4 }, (_, quad) => `s${row}_${quad}`).reduce(operator);
   const among = (operator: "min" | "max", name: string) =>
-    Array.from({ length: tile.rows }, (_, row) => `${name}${row}`).reduce((a, b) => `${operator}(${a}, ${b})`);
+    Array.from({ length: tile.rows }, (_, row) => `${name}${row}`).reduce(
+      (a, b) => `${operator}(${a}, ${b})`,
+    );
   /** For the units of a row and the quads in each. */
   const quads = (
     units: number,
@@ -201,9 +213,14 @@ export function decodeText(
 
   const addBySubgroups = `
     ${scores((row, quad) =>
-      each(Math.log2(lanesPerKey), (step) => `s${row}_${quad} += subgroupShuffleXor(s${row}_${quad}, ${2 ** step}u);`, " "),
+      each(
+        Math.log2(lanesPerKey),
+        (step) => `s${row}_${quad} += subgroupShuffleXor(s${row}_${quad}, ${2 ** step}u);`,
+        " ",
+      ),
     )}`;
-  const place = (row: number, quad: number) => `slot * ${scoreQuads}u + ${(row * keysInFlight) / 4 + quad}u`;
+  const place = (row: number, quad: number) =>
+    `slot * ${scoreQuads}u + ${(row * keysInFlight) / 4 + quad}u`;
   const addByWorkgroup = `
     ${scores((row, quad) => `exchange[(${place(row, quad)}) * ${lanesPerKey + 1}u + part] = s${row}_${quad};`)}
     workgroupBarrier();
@@ -238,9 +255,9 @@ ${bindings(
     mask: maskType(mask),
     kvLengths: flags.kvLengths ? "i32" : undefined,
     output: splits ? undefined : storeType(dtype, widths.output),
-    lse: writes === "output and lse" ? "f32" : undefined,
+    lse: extras.lse ? "f32" : undefined,
     partials: splits ? "vec4<f32>" : undefined,
-    statistics: splits ? "vec2<f32>" : undefined,
+    statistics: extras.statistics ? "vec2<f32>" : undefined,
   },
   attentionUniforms,
 )}
@@ -250,6 +267,7 @@ ${loads("value", dtype, widths.value, valueDepth)}
 ${widths.key === 8 || widths.value === 8 ? widenWords(dtype) : ""}
 ${halfBits(dtype, softmaxDtype)}
 ${splits ? "" : stores("output", dtype, widths.output, `${valueDepth}u`)}
+${scoreUnits(inQuarters(mask))}
 ${positions(flags)}
 ${scoreFunctions(flags)}
 
@@ -320,7 +338,7 @@ fn main(
     })}`,
   )}
   ${outputs((row, unit, quad) => `var o${row}_${unit}_${quad} = vec4<f32>();`)}
-  ${rows((row) => `var maximum${row} = LOWEST; var sum${row} = 0.0;`)}
+  ${rows((row) => `var maximum${row} = LOWEST; var sum${row} = 0.0; var invalid${row} = false;`)}
 
   // This split's share of the keys that some row sees.
   let begin_of_all = ${among("min", "first")};
@@ -364,14 +382,14 @@ ${shuffles ? addBySubgroups : addByWorkgroup}
       (row) => `{
       let scores = ${fold(row, (a, b) => `max(${a}, ${b})`)};
       let maximum = max(maximum${row}, max(max(scores.x, scores.y), max(scores.z, scores.w)));
-      let keep = exp2(maximum${row} - maximum);
+      let keep = exponential(maximum${row} - maximum);
       maximum${row} = maximum;
       sum${row} *= keep;
       ${quads(valueUnitsPerLane, valueUnit, (unit, quad) => `o${row}_${unit}_${quad} *= keep;`)}
     }`,
     )}
     ${scores((row, quad) => `let forbidden${row}_${quad} = s${row}_${quad} <= vec4<f32>(FORBIDDEN);`)}
-    ${scores((row, quad) => `s${row}_${quad} = exp2(s${row}_${quad} - maximum${row});`)}
+    ${scores((row, quad) => `s${row}_${quad} -= maximum${row}; invalid${row} = invalid${row} | any(!(s${row}_${quad} == s${row}_${quad})); s${row}_${quad} = exponentials(s${row}_${quad});`)}
     ${rows((row) => `{ let weights = ${fold(row, (a, b) => `${a} + ${b}`)}; sum${row} += (weights.x + weights.y) + (weights.z + weights.w); }`)}
     // A forbidden key's weight is 0; but 0 · NaN is NaN.
     if (partial) {
@@ -383,7 +401,7 @@ ${shuffles ? addBySubgroups : addByWorkgroup}
 
   // Merges the slots: each rescales to the common maximum, then slot 0 adds, a quad at a time.
   if (part == 0u) {
-    ${rows((row) => `states[slot * ROWS + ${row}u] = vec2<f32>(maximum${row}, sum${row});`)}
+    ${rows((row) => `states[slot * ROWS + ${row}u] = vec2<f32>(maximum${row}, select(sum${row}, not_a_number(), invalid${row}));`)}
   }
   workgroupBarrier();
   ${rows(
@@ -393,9 +411,9 @@ ${shuffles ? addBySubgroups : addByWorkgroup}
     for (var i = 0u; i < SLOTS; i++) { maximum${row} = max(maximum${row}, states[i * ROWS + ${row}u].x); }
     for (var i = 0u; i < SLOTS; i++) {
       let state = states[i * ROWS + ${row}u];
-      total${row} += state.y * exp2(state.x - maximum${row});
+      total${row} += state.y * exponential(state.x - maximum${row});
     }
-    let scale = exp2(own - maximum${row})${splits ? "" : ` * select(1.0 / total${row}, 0.0, total${row} <= 0.0)`};
+    let scale = exponential(own - maximum${row})${splits ? "" : ` * select(1.0 / total${row}, 0.0, total${row} <= 0.0)`};
     ${quads(valueUnitsPerLane, valueUnit, (unit, quad) => `o${row}_${unit}_${quad} *= scale;`)}
   }`,
   )}
@@ -416,13 +434,16 @@ ${shuffles ? addBySubgroups : addByWorkgroup}
     ${splits ? `partials[place${row}o * VALUE_QUADS + ${at}] = sum;` : `store_output(place${row}o, ${at}, sum);`}
   }`;
     });
-    const state = splits
-      ? `statistics[place${row}o] = vec2<f32>(maximum${row}, total${row});`
-      : writes === "output and lse"
-        ? `lse[(batch * uniforms.queryHeads + head${row}) * uniforms.queries + query${row}] = log_sum(maximum${row}, total${row});`
-        : "";
+    const writes = rowExtras(
+      extras,
+      splits
+        ? `place${row}o`
+        : `(batch * uniforms.queryHeads + head${row}) * uniforms.queries + query${row}`,
+      `maximum${row}`,
+      `total${row}`,
+    );
     return `${place}${blocks}
-  ${state === "" ? "" : `if (slot == 0u && part == 0u && pack * ROWS + ${row}u < rows) { ${state} }`}`;
+  if (slot == 0u && part == 0u && pack * ROWS + ${row}u < rows) { ${writes} }`;
   })}
 }`;
 }

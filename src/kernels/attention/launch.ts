@@ -17,12 +17,13 @@ export interface AttentionContext<T extends TensorShape> extends KernelContext<T
 const stages: readonly ScoreStage[] = ["scores", "softcappedScores", "biasedScores", "weights"];
 
 /**
- * Records the kernels of one attention call: the past put before the keys where there is one, the fused
- * kernel, a merge where the keys were split, and a kernel for each asked-for matrix of scores.
+ * Records the kernels of one attention call: the past put before the keys where there is one, the
+ * fused kernel, a merge where the keys were split, and a kernel for each asked-for matrix of
+ * scores.
  *
- * A prefill allocates nothing; a decode the partial results of its splits, where there are several; a past
- * its concatenation where `presentKey` or `presentValue` is not asked for; `weights` the log-sum-exp where
- * it is not asked for.
+ * A prefill allocates nothing; a decode the partial results of its splits, where there are several;
+ * a past its concatenation where `presentKey` or `presentValue` is not asked for; `weights` two
+ * floats a row.
  *
  * @param tensors Inputs, and those outputs that are wanted, `output` always.
  * @param variant The kernel to use; default, by {@link selectAttention}.
@@ -40,7 +41,7 @@ export function recordAttention<T extends TensorShape>(
   return choice;
 }
 
-/** {@link recordAttention} with the choice already made: for tests and benchmarks of tiles and splits. */
+/** {@link recordAttention} with the choice made: for tests and benchmarks of tiles and splits. */
 export function recordChoice<T extends TensorShape>(
   context: AttentionContext<T>,
   problem: AttentionProblem,
@@ -48,7 +49,7 @@ export function recordChoice<T extends TensorShape>(
   choice: AttentionChoice,
 ): void {
   const { batch, queryHeads, kvHeads, queries, keys, depth, valueDepth, past, dtype } = problem;
-  const { query, mask, kvLengths, output } = tensors;
+  const { query, mask, kvLengths, output, lse } = tensors;
 
   const withPast = (
     before: T | undefined,
@@ -71,25 +72,36 @@ export function recordChoice<T extends TensorShape>(
   const value = withPast(tensors.pastValue, tensors.value, tensors.presentValue, valueDepth);
 
   const rows = batch * queryHeads * queries;
-  const needsLse = tensors.lse !== undefined || tensors.weights !== undefined;
-  const lse = tensors.lse ?? (needsLse ? context.allocate("float32", [rows]) : undefined);
   const rules = { ...(mask && { mask }), ...(kvLengths && { kvLengths }) };
   const inputs = { query, key, value, ...rules };
   const results = { output, ...(lse && { lse }) };
+  // What `weights` are computed from.
+  const statistics = tensors.weights && context.allocate("float32", [rows, 1, 2]);
+  const extras = statistics && { statistics };
   if (choice.kernel === "prefill") {
     const { tile, variant } = choice;
-    context.enqueue(attentionPrefill, { ...inputs, ...results }, { problem, tile, variant });
+    context.enqueue(
+      attentionPrefill,
+      { ...inputs, ...results, ...extras },
+      { problem, tile, variant },
+    );
   } else if (choice.splits === 1) {
     const { tile, variant } = choice;
-    context.enqueue(attentionDecode, { ...inputs, ...results }, { problem, tile, splits: 1, variant });
+    context.enqueue(
+      attentionDecode,
+      { ...inputs, ...results, ...extras },
+      { problem, tile, splits: 1, variant },
+    );
   } else {
     const { tile, variant, splits, mergeLanes } = choice;
-    const partials = context.allocate("float32", [rows, splits, 4 * Math.ceil(valueDepth / 4)]);
-    const statistics = context.allocate("float32", [rows, splits, 2]);
-    context.enqueue(attentionDecode, { ...inputs, partials, statistics }, { problem, tile, splits, variant });
+    const parts = {
+      partials: context.allocate("float32", [rows, splits, 4 * Math.ceil(valueDepth / 4)]),
+      statistics: context.allocate("float32", [rows, splits, 2]),
+    };
+    context.enqueue(attentionDecode, { ...inputs, ...parts }, { problem, tile, splits, variant });
     context.enqueue(
       attentionMerge,
-      { partials, statistics, ...results },
+      { ...parts, ...results, ...(statistics && { merged: statistics }) },
       { problem, splits, lanes: mergeLanes, variant },
     );
   }
@@ -104,7 +116,7 @@ export function recordChoice<T extends TensorShape>(
         query,
         key,
         ...(forbids && rules),
-        ...(stage === "weights" && lse && { lse }),
+        ...(stage === "weights" && extras),
         result,
       },
       { problem, stage, tile: selectScoreTile(problem) },

@@ -1,13 +1,27 @@
 import { defineKernel, foldWorkgroups } from "../../devices/kernel.ts";
 import type { AttentionDType, AttentionProblem } from "./problem.ts";
-import { bindings, halfBits, loadWidth, stores, storeType, type Width } from "./snippets.wgsl.ts";
+import {
+  bindings,
+  halfBits,
+  inQuarters,
+  loadWidth,
+  type RowExtras,
+  scoreUnits,
+  stores,
+  storeType,
+  type Width,
+} from "./snippets.wgsl.ts";
 
 // Merge: adds up the splits of decode.wgsl.ts (or of a split prefill) by their log-sum-exp.
 //
-// A workgroup owns a query row and 8 quads of its output, so that one row of many splits still fills several
-// workgroups. A lane holds one quad of every `groups`-th split; lanes of a group read 128 neighbouring bytes.
+// A workgroup owns a query row and 8 quads of its output, so that one row of many splits still
+// fills several workgroups. A lane holds one quad of every `groups`-th split; lanes of a group read
+// 128 neighbouring bytes.
 //
-// Workgroup memory: an accumulator for each lane, and a float for each group. mergeBytes() counts them.
+// `merged` ([rows, 1, 2] float32) is what the statistics of the splits come to, for scores.wgsl.ts.
+//
+// Workgroup memory: an accumulator for each lane, and a float for each group. mergeBytes() counts
+// them.
 //
 // Grid: column tiles × rows, folded into two axes. Adapters: any.
 
@@ -31,6 +45,7 @@ const tensors = {
   statistics: "read",
   output: "write",
   lse: "write?",
+  merged: "write?",
 } as const;
 
 /** Bytes of workgroup memory. */
@@ -49,14 +64,21 @@ export const attentionMerge = defineKernel<
   name: "attention_merge",
   tensors,
   uniforms: uniformTypes,
-  webgpu({ tensors: { lse }, parameters: { problem, splits, lanes, variant }, capabilities }) {
+  webgpu({
+    tensors: { lse, merged },
+    parameters: { problem, splits, lanes, variant },
+    capabilities,
+  }) {
     const { batch, queryHeads, queries, dtype, valueDepth, strides } = problem;
     const columnTiles = Math.ceil(valueDepth / 4 / columns);
     const workgroups = columnTiles * batch * queryHeads * queries;
     const [x, y] = foldWorkgroups(workgroups, capabilities);
     const width = Math.min(4, loadWidth(dtype, valueDepth, strides.output)) as Width;
     return {
-      wgsl: mergeText(dtype, valueDepth, width, lanes, lse !== undefined),
+      wgsl: mergeText(dtype, valueDepth, width, lanes, inQuarters(problem.mask?.dtype), {
+        lse: lse !== undefined,
+        statistics: merged !== undefined,
+      }),
       variant,
       workgroups: [x, y, 1],
       uniforms: {
@@ -81,7 +103,8 @@ export function mergeText(
   valueDepth: number,
   width: Width,
   lanes: number,
-  lse: boolean,
+  quarters: boolean,
+  extras: RowExtras = {},
 ): string {
   return `
 ${bindings(
@@ -90,7 +113,8 @@ ${bindings(
     partials: "vec4<f32>",
     statistics: "vec2<f32>",
     output: storeType(dtype, width),
-    lse: lse ? "f32" : undefined,
+    lse: extras.lse ? "f32" : undefined,
+    merged: extras.statistics ? "vec2<f32>" : undefined,
   },
   uniformTypes,
 )}
@@ -101,8 +125,7 @@ const LANES = ${lanes}u;
 const COLUMNS = ${columns}u;
 const GROUPS = LANES / COLUMNS;
 const VALUE_QUADS = ${Math.ceil(valueDepth / 4)}u;
-const LOWEST = -1.0e38;
-const LN_2 = ${Math.LN2};
+${scoreUnits(quarters)}
 
 var<workgroup> accumulators: array<vec4<f32>, LANES>;
 var<workgroup> exchange: array<f32, GROUPS>;
@@ -129,7 +152,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var accumulator = vec4<f32>();
   for (var i = group; i < uniforms.splits; i += GROUPS) {
     let state = statistics[first + i];
-    let weight = exp2(state.x - maximum);
+    let weight = exponential(state.x - maximum);
     sum += weight * state.y;
     // Beyond the row it is not written.
     accumulator += weight * partials[(first + i) * VALUE_QUADS + min(quad, VALUE_QUADS - 1u)];
@@ -149,13 +172,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let batch = row / uniforms.queries / uniforms.queryHeads;
   let place = batch * uniforms.outputBatch + head * uniforms.outputHead + row % uniforms.queries * uniforms.outputRow;
   store_output(place, quad, accumulator * select(1.0 / total, 0.0, total <= 0.0));
-  ${
-    lse
-      ? `if (quad == 0u) {
-    var infinity = 0xff800000u; // a variable: as a constant it would be refused
-    lse[row] = select((maximum + log2(total)) * LN_2, bitcast<f32>(infinity), total <= 0.0);
-  }`
-      : ""
+  if (quad == 0u) {
+    ${extras.lse ? "lse[row] = log_sum(maximum, total);" : ""}
+    ${extras.statistics ? "merged[row] = vec2<f32>(maximum, total);" : ""}
   }
 }`;
 }

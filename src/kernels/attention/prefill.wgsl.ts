@@ -12,6 +12,7 @@ import {
   bindings,
   each,
   halfBits,
+  inQuarters,
   type KernelFlags,
   kernelFlags,
   loads,
@@ -19,7 +20,10 @@ import {
   maskType,
   positions,
   problemUniforms,
+  type RowExtras,
+  rowExtras,
   scoreFunctions,
+  scoreUnits,
   stores,
   storeType,
 } from "./snippets.wgsl.ts";
@@ -27,21 +31,25 @@ import {
 // Prefill: attention of many query rows in one pass over K and V, with an online softmax
 // (FlashAttention, https://arxiv.org/abs/2205.14135).
 //
-// A workgroup owns a tile of query rows that read one key/value head: the queries of all the query heads of
-// its group, one after another, so that short queries of a group share a tile. It walks the keys that any of
-// its rows may see, a tile at a time; a tile that every row sees whole runs without the code of masks.
+// A workgroup owns a tile of query rows that read one key/value head: the queries of all the query
+// heads of its group, one after another, so that short queries of a group share a tile. It walks
+// the keys that any of its rows may see, a tile at a time; a tile that every row sees whole runs
+// without the code of masks.
 //
-// A lane holds, for each of its rows, some scores (score-tile.wgsl.ts), the running maximum and its own part
-// of the sum of weights, and some columns of the output, all in registers:
+// A lane holds, for each of its rows, some scores (score-tile.wgsl.ts), the running maximum and its
+// own part of the sum of weights, and some columns of the output, all in registers:
 //   row i     is query row  rowGroup + rowGroups · i  of the tile,
 //   column c  is quad       column + columns · c      of the value depth.
 //
-// Workgroup memory: `staged` holds queries and keys while scores are computed, then weights and a few values
-// at a time; `exchange` a float for each row and column of lanes; the rows' offsets; and, where they fit, the
-// queries for good. prefillBytes() counts them.
+// Workgroup memory: `staged` holds queries and keys while scores are computed, then weights and a
+// few values at a time; `exchange` a float for each row and column of lanes; the rows' offsets;
+// and, where they fit, the queries for good. prefillBytes() counts them.
 //
-// Grid: row tiles × key/value heads × batches, folded into two axes; within a head the last rows go first,
-// which under a causal mask have most to do.
+// Beside the output a row can leave its log-sum-exp, and as `statistics` ([rows, 1, 2] float32) its
+// maximum and sum of weights, for scores.wgsl.ts.
+//
+// Grid: row tiles × key/value heads × batches, folded into two axes; within a head the last rows go
+// first, which under a causal mask have most to do.
 //
 // Adapters: any. Nothing beyond WebGPU's core is used; larger tiles want more workgroup memory.
 
@@ -84,6 +92,7 @@ const tensors = {
   kvLengths: "read?",
   output: "write",
   lse: "write?",
+  statistics: "write?",
 } as const;
 
 /** The prefill kernel, tile by tile. */
@@ -94,14 +103,17 @@ export const attentionPrefill = defineKernel<
   name: "attention_prefill",
   tensors,
   uniforms: attentionUniforms,
-  webgpu({ tensors: { lse }, parameters: { problem, tile, variant }, capabilities }) {
+  webgpu({ tensors: { lse, statistics }, parameters: { problem, tile, variant }, capabilities }) {
     const { batch, queryHeads, kvHeads, queries, depth, valueDepth } = problem;
     const { rows } = sizes(tile, depth, valueDepth);
     const rowTiles = Math.ceil(((queryHeads / kvHeads) * queries) / rows);
     const workgroups = rowTiles * kvHeads * batch;
     const [x, y] = foldWorkgroups(workgroups, capabilities);
     return {
-      wgsl: prefillText(kernelFlags(problem, 4), tile, lse !== undefined),
+      wgsl: prefillText(kernelFlags(problem, 4), tile, {
+        lse: lse !== undefined,
+        statistics: statistics !== undefined,
+      }),
       variant,
       workgroups: [x, y, 1],
       uniforms: {
@@ -117,7 +129,7 @@ export const attentionPrefill = defineKernel<
 });
 
 /** The module's text. */
-export function prefillText(flags: KernelFlags, tile: PrefillTile, lse: boolean): string {
+export function prefillText(flags: KernelFlags, tile: PrefillTile, extras: RowExtras = {}): string {
   const { dtype, depth, valueDepth, widths, mask, softcap, softmaxDtype } = flags;
   const { rowsPerLane, keysPerLane } = tile;
   const size = sizes(tile, depth, valueDepth);
@@ -130,8 +142,8 @@ export function prefillText(flags: KernelFlags, tile: PrefillTile, lse: boolean)
     each(columnsPerLane, statement, "\n          ");
   const fold = (row: number, operator: (a: string, b: string) => string) =>
     Array.from({ length: keysPerLane / 4 }, (_, quad) => `s${row}_${quad}`).reduce(operator);
-  // A forbidden key has a weight just below 0: no matter where it meets a finite value, and told apart
-  // from a weight that is 0 where it meets NaN or ∞ (0 · NaN is NaN).
+  // A forbidden key has a weight just below 0: no matter where it meets a finite value, and told
+  // apart from a weight that is 0 where it meets NaN or ∞ (0 · NaN is NaN).
   const accumulateKey = (i: string, guarded: boolean) => `
           ${columns((c) => `let v${c} = staged[VALUE_TILE + (quad * 4u + ${i}) * VALUE_STRIDE + column + COLUMNS * ${c}u];`)}
           ${rows((row) =>
@@ -161,7 +173,8 @@ ${bindings(
     mask: maskType(mask),
     kvLengths: flags.kvLengths ? "i32" : undefined,
     output: storeType(dtype, widths.output),
-    lse: lse ? "f32" : undefined,
+    lse: extras.lse ? "f32" : undefined,
+    statistics: extras.statistics ? "vec2<f32>" : undefined,
   },
   attentionUniforms,
 )}
@@ -170,6 +183,7 @@ ${loads("key", dtype, widths.key, depth)}
 ${loads("value", dtype, widths.value, valueDepth)}
 ${halfBits(dtype, softmaxDtype)}
 ${stores("output", dtype, widths.output, `${valueDepth}u`)}
+${scoreUnits(inQuarters(mask))}
 ${positions(flags)}
 ${scoreFunctions(flags)}
 ${scoreTileDeclarations(tile, depth)}
@@ -183,7 +197,7 @@ const FORBIDDEN_WEIGHT = -1.0e-37;
 
 var<workgroup> staged: array<vec4<f32>, ${size.stagedVectors}>;
 var<workgroup> exchange: array<f32, TILE_ROWS * COLUMNS>;
-/// Set once a value came by that is not small enough for FORBIDDEN_WEIGHT: NaN, ±∞, or 2^64 and more.
+/// Set once a value came by that is too large for FORBIDDEN_WEIGHT: NaN, ±∞, or 2^64 and more.
 var<workgroup> large_values: atomic<u32>;
 
 fn largest(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
@@ -198,7 +212,7 @@ fn stage_values(lane: u32, head: u32, first: u32) {
   }
 }
 
-/// Stages VALUE_KEYS values; those before \`begin\` and from \`end\` on, which no row sees, as zeros.
+/// Stages VALUE_KEYS values; those before \`begin\` and from \`end\` on, seen by no row, as zeros.
 fn stage_some_values(lane: u32, head: u32, first: u32, begin: u32, end: u32) {
   for (var i = lane; i < VALUE_KEYS * VALUE_QUADS; i += LANES) {
     let key = first + i / VALUE_QUADS;
@@ -244,7 +258,7 @@ ${findQueryOffsets}
 
   ${rows((row) => `let row${row} = min(first_row + row_group + ROW_GROUPS * ${row}u, rows - 1u);`)}
   ${mask === "none" ? "" : rows((row) => `let mask${row} = mask_row(batch, kv_head * group_heads + row${row} / uniforms.queries, row${row} % uniforms.queries);`)}
-  ${rows((row) => `var maximum${row} = LOWEST; var sum${row} = 0.0;`)}
+  ${rows((row) => `var maximum${row} = LOWEST; var sum${row} = 0.0; var invalid${row} = false;`)}
   ${rows((row) => columns((c) => `var o${row}_${c} = vec4<f32>();`))}
 
   for (var tile = begin; tile < end; tile += i32(TILE_KEYS)) {
@@ -266,14 +280,21 @@ ${findQueryOffsets}
       (row) => `{
     var maximum = maximum${row};
     for (var c = 0u; c < COLUMNS; c++) { maximum = max(maximum, exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + c]); }
-    let keep = exp2(maximum${row} - maximum);
+    let keep = exponential(maximum${row} - maximum);
     maximum${row} = maximum;
     sum${row} *= keep;
     ${columns((c) => `o${row}_${c} *= keep;`)}
     }`,
     )}
 
-    ${scores((row, quad) => `s${row}_${quad} = select(exp2(s${row}_${quad} - maximum${row}), vec4<f32>(FORBIDDEN_WEIGHT), s${row}_${quad} <= vec4<f32>(FORBIDDEN));`)}
+    ${scores((row, quad) => {
+      const score = `s${row}_${quad}`;
+      return `{
+    let x = ${score} - maximum${row};
+    invalid${row} = invalid${row} | any(!(x == x));
+    ${score} = select(exponentials(x), vec4<f32>(FORBIDDEN_WEIGHT), ${score} <= vec4<f32>(FORBIDDEN));
+    }`;
+    })}
     ${scores((row, quad) => `staged[(row_group + ROW_GROUPS * ${row}u) * WEIGHT_STRIDE + column + ${quad * tile.columns}u] = s${row}_${quad};`)}
     ${rows((row) => `sum${row} += total(${fold(row, (a, b) => `${a} + ${b}`)});`)}
 
@@ -290,7 +311,7 @@ ${findQueryOffsets}
 
   // Each lane summed the weights of its own keys.
   workgroupBarrier();
-  ${rows((row) => `exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + column] = sum${row};`)}
+  ${rows((row) => `exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + column] = select(sum${row}, not_a_number(), invalid${row});`)}
   workgroupBarrier();
   ${rows(
     (row) => `if (first_row + row_group + ROW_GROUPS * ${row}u < rows) {
@@ -301,7 +322,10 @@ ${findQueryOffsets}
     let query = row${row} % uniforms.queries;
     let place = batch * uniforms.outputBatch + head * uniforms.outputHead + query * uniforms.outputRow;
     ${columns((c) => `if (column + COLUMNS * ${c}u < VALUE_QUADS) { store_output(place, column + COLUMNS * ${c}u, o${row}_${c} * inverse); }`)}
-    ${lse ? `if (column == 0u) { lse[(batch * uniforms.queryHeads + head) * uniforms.queries + query] = log_sum(maximum${row}, sum); }` : ""}
+    if (column == 0u) {
+      let row = (batch * uniforms.queryHeads + head) * uniforms.queries + query;
+      ${rowExtras(extras, "row", `maximum${row}`, "sum")}
+    }
   }`,
   )}
 }`;

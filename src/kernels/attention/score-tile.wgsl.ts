@@ -1,16 +1,16 @@
 import { each } from "./snippets.wgsl.ts";
 
-// The block of scores that a workgroup of the prefill and scores kernels computes at a time: query rows ×
-// keys, as a product of two matrices blocked in registers.
+// The block of scores that a workgroup of the prefill and scores kernels computes at a time: query
+// rows × keys, as a product of two matrices blocked in registers.
 //
 // Lanes form a grid of `columns` × `rowGroups`, lane = rowGroup · columns + column. Each holds
 // `rowsPerLane` × `keysPerLane` scores in registers, four keys to a vector s{row}_{quad}:
 //   row i   is query row  rowGroup + rowGroups · i  of the tile,
 //   quad j  is keys       4 · (column + columns · j)  to  4 · (column + columns · j) + 3.
-// Queries and keys come through workgroup memory, `chunkQuads` quads of their depth at a time, rows an
-// odd number of quads apart and keys in the order that makes neighbouring lanes read neighbouring rows:
-// no two lanes of 8 meet in a bank. A quad of depth costs a lane rowsPerLane + keysPerLane vector reads for
-// rowsPerLane · keysPerLane · 4 multiply-adds.
+// Queries and keys come through workgroup memory, `chunkQuads` quads of their depth at a time, rows
+// an odd number of quads apart and keys in the order that makes neighbouring lanes read
+// neighbouring rows: no two lanes of 8 meet in a bank. A quad of depth costs a lane rowsPerLane +
+// keysPerLane vector reads for rowsPerLane · keysPerLane · 4 multiply-adds.
 
 /** The shape of the tile. */
 export interface ScoreTile {
@@ -23,7 +23,7 @@ export interface ScoreTile {
   readonly keysPerLane: number;
   /** Most quads of depth that are staged at a time. */
   readonly chunkQuads: number;
-  /** Whether the queries stay in workgroup memory, all of their depth; else they come with the keys. */
+  /** Whether queries stay in workgroup memory, all of their depth; else they come with the keys. */
   readonly queryResident: boolean;
 }
 
@@ -97,7 +97,7 @@ fn stage_keys(lane: u32, head: u32, first: u32, begin: u32) {
 }`;
 }
 
-/** Fills query_offsets for rows from `first_row` on of the group's `rows`; a barrier must follow. */
+/** Fills query_offsets for rows of the group from `first_row` on; a barrier must follow. */
 export const findQueryOffsets = `
   for (var i = lane; i < TILE_ROWS; i += LANES) {
     let row = min(first_row + i, rows - 1u);
@@ -107,8 +107,8 @@ export const findQueryOffsets = `
   }`;
 
 /**
- * Computes the scores s{row}_{quad} of the tile whose first key is `firstKey`. Begins with a barrier; what
- * follows needs one before it overwrites `staged`.
+ * Computes the scores s{row}_{quad} of the tile whose first key is `firstKey`. Begins with a
+ * barrier; what follows needs one before it overwrites `staged`.
  */
 export function computeScores(tile: ScoreTile, keyHead: string, firstKey: string): string {
   const { rowsPerLane, keysPerLane, columns, queryResident } = tile;

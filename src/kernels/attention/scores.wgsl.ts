@@ -3,8 +3,8 @@ import type { AttentionProblem } from "./problem.ts";
 import {
   computeScores,
   findQueryOffsets,
-  scoreTileDeclarations,
   type ScoreTile,
+  scoreTileDeclarations,
   scoreTileSizes,
 } from "./score-tile.wgsl.ts";
 import {
@@ -12,8 +12,9 @@ import {
   bindings,
   each,
   halfBits,
-  kernelFlags,
+  inQuarters,
   type KernelFlags,
+  kernelFlags,
   loads,
   loadType,
   maskReads,
@@ -21,17 +22,18 @@ import {
   positions,
   problemUniforms,
   scoreFunctions,
+  scoreUnits,
   stores,
   storeType,
   type Width,
 } from "./snippets.wgsl.ts";
 
-// Scores: the matrix of every query row's scores, at one of the stages between q·kᵀ and the softmax's
-// result, written out. Only for who asks for it: attention itself never does. The weights come from the
-// main kernel's log-sum-exp.
+// Scores: the matrix of every query row's scores, at one of the stages between q·kᵀ and the
+// softmax's result, written out. Only for who asks for it: attention itself never does. The weights
+// come from the main kernel's maxima and sums.
 //
-// A workgroup owns a tile of query rows × keys, rows as in prefill.wgsl.ts; a lane some of its scores in
-// registers (score-tile.wgsl.ts), four neighbouring keys to a store.
+// A workgroup owns a tile of query rows × keys, rows as in prefill.wgsl.ts; a lane some of its
+// scores in registers (score-tile.wgsl.ts), four neighbouring keys to a store.
 //
 // Workgroup memory: the queries and keys, and the rows' offsets. scoresBytes() counts them.
 //
@@ -47,7 +49,7 @@ const tensors = {
   key: "read",
   mask: "read?",
   kvLengths: "read?",
-  lse: "read?",
+  statistics: "read?",
   result: "write",
 } as const;
 
@@ -58,8 +60,8 @@ export function scoresBytes(tile: ScoreTile, depth: number): number {
 }
 
 /**
- * The scores kernel. `mask` and `kvLengths` are given for the stages that see them, the last two; `lse` for
- * `weights`.
+ * The scores kernel. `mask` and `kvLengths` are given for the stages that see them, the last two;
+ * `statistics`, of the main kernel, for `weights`.
  */
 export const attentionScores = defineKernel<
   typeof tensors,
@@ -120,7 +122,9 @@ export function scoresText(
   const finish = weights
     ? `
     let logits = ${softmaxDtype === "float32" ? logits : `rounded(${logits})`};
-    return select(exp2(logits - lse[row_of_all] * LOG2_E), vec4<f32>(), logits <= vec4<f32>(FORBIDDEN));`
+    let state = statistics[row_of_all];
+    let weights = exponentials(logits - state.x) * (1.0 / state.y);
+    return select(weights, vec4<f32>(), logits <= vec4<f32>(FORBIDDEN));`
     : `
     ${mask === "none" ? "" : bias}
     let allowed = (keys >= vec4<i32>(first)) & (keys < vec4<i32>(beyond))${mask === "none" ? "" : " & !masked"};
@@ -134,7 +138,7 @@ ${bindings(
     key: loadType(dtype, widths.key),
     mask: maskType(mask),
     kvLengths: forbids && flags.kvLengths ? "i32" : undefined,
-    lse: weights ? "f32" : undefined,
+    statistics: weights ? "vec2<f32>" : undefined,
     result: storeType(dtype, width),
   },
   uniformTypes,
@@ -143,6 +147,7 @@ ${loads("query", dtype, widths.query, depth)}
 ${loads("key", dtype, widths.key, depth)}
 ${halfBits(dtype, softmaxDtype)}
 ${stores("result", dtype, width, "uniforms.keys")}
+${scoreUnits(inQuarters(mask))}
 ${positions({ ...flags, kvLengths: forbids && flags.kvLengths })}
 ${weights ? scoreFunctions(flags) : `${scoreFunctions({ ...flags, mask: "none", softmaxDtype: "float32" })}${maskReads({ ...flags, mask })}`}
 

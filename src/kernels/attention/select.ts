@@ -1,15 +1,15 @@
 import type { Capabilities } from "../../devices/capabilities.ts";
 import { refuse } from "../../errors.ts";
-import { decodeBytes, type DecodeTile } from "./decode.wgsl.ts";
+import { type DecodeTile, decodeBytes } from "./decode.wgsl.ts";
 import { mergeBytes } from "./merge.wgsl.ts";
-import { prefillBytes, type PrefillTile } from "./prefill.wgsl.ts";
+import { type PrefillTile, prefillBytes } from "./prefill.wgsl.ts";
 import type { AttentionProblem } from "./problem.ts";
 import type { ScoreTile } from "./score-tile.wgsl.ts";
 import { scoresBytes } from "./scores.wgsl.ts";
-import { kernelFlags, type KernelFlags } from "./snippets.wgsl.ts";
+import { type KernelFlags, kernelFlags } from "./snippets.wgsl.ts";
 
-// Which kernel takes a call, and with what tiles: pure functions of the problem and of what the device
-// offers.
+// Which kernel takes a call, and with what tiles: pure functions of the problem and of what the
+// device offers.
 
 /** The fused kernels. */
 export const attentionVariants = [
@@ -48,7 +48,8 @@ export type AttentionChoice =
  * Chooses the kernel for a problem.
  *
  * @param forced The variant that the caller asks for.
- * @throws QkvError if `forced` is not a variant or cannot take the problem on this device, naming the rule.
+ * @throws QkvError if `forced` is not a variant, or cannot take the problem on this device: naming the
+ *   rule.
  */
 export function selectAttention(
   problem: AttentionProblem,
@@ -69,7 +70,11 @@ export function selectAttention(
       if (typeof attempt !== "string") return { ...attempt, reason: rule.reason };
     }
   }
-  return refuse("attention", "no kernel fits the device's workgroup memory of 16384 bytes or more", capabilities.workgroupBytes);
+  return refuse(
+    "attention",
+    "no kernel fits the device's workgroup memory of 16384 bytes or more",
+    capabilities.workgroupBytes,
+  );
 }
 
 interface Rule {
@@ -81,14 +86,15 @@ interface Rule {
 
 const rules: readonly Rule[] = [
   {
-    when: (problem) => rowsOf(problem) <= 8,
+    when: (problem, { subgroups }) =>
+      isDecode(problem) && subgroups !== undefined && unitsPerLane(problem, subgroups.min) <= 2,
     variants: ["decode-subgroups", "decode"],
-    reason: "at most 8 query rows read a key/value head: memory decides, so read K and V once",
+    reason: "few query rows, K and V read once; a key's lanes fit a subgroup, so no barriers",
   },
   {
-    when: (problem) => rowsOf(problem) <= 32 && prefillGrid(problem) < 64 && keySpan(problem) >= 1024,
-    variants: ["decode-subgroups", "decode"],
-    reason: "few query rows over many keys: tiles of rows alone would not fill the device",
+    when: isDecode,
+    variants: ["decode"],
+    reason: "few query rows, K and V read once",
   },
   {
     when: (problem) => prefillGrid(problem) >= 64,
@@ -101,6 +107,15 @@ const rules: readonly Rule[] = [
     reason: "many query rows, but few tiles of 64: small tiles, so that there are more",
   },
 ];
+
+/**
+ * Whether memory decides: at most 8 query rows read a key/value head; or somewhat more, over so
+ * many keys that they must be split, since tiles of rows alone would not fill a device.
+ */
+function isDecode(problem: AttentionProblem): boolean {
+  const rows = rowsOf(problem);
+  return rows <= 8 || (rows <= 32 && prefillGrid(problem) < 64 && keySpan(problem) >= 1024);
+}
 
 /** Query rows that read one key/value head. */
 const rowsOf = ({ queryHeads, kvHeads, queries }: AttentionProblem): number =>
@@ -139,8 +154,8 @@ const attempts: Record<
 type WithoutReason<T> = T extends unknown ? Omit<T, "reason"> : never;
 
 /**
- * Tiles in order of preference, by what they take. Accumulators, rowsPerLane · quads of value depth /
- * columns, must stay at 64 floats a lane.
+ * Tiles in order of preference, by what they take. Accumulators, rowsPerLane · quads of value depth
+ * / columns, must stay at 64 floats a lane.
  */
 const tileShapes: Record<
   PrefillVariant,
@@ -171,23 +186,25 @@ function prefill(
   for (const shape of tileShapes[variant]) {
     const accumulators = shape.rowsPerLane * 4 * Math.ceil(valueDepth / 4 / shape.columns);
     if (accumulators > 64) continue;
-    // The queries stay in workgroup memory where there is room; then deeper chunks and more values, which
-    // mean fewer barriers.
+    // The queries stay in workgroup memory where there is room; then deeper chunks and more values,
+    // which mean fewer barriers.
     const tileKeys = shape.columns * shape.keysPerLane;
     for (const queryResident of [true, false])
       for (const chunkQuads of [8, 4, 2])
         for (const valueKeys of [32, 16, 8, 4]) {
-          if (tileKeys % valueKeys !== 0 || (queryResident && (chunkQuads < 8 || valueKeys < 8))) continue;
+          if (tileKeys % valueKeys !== 0 || (queryResident && (chunkQuads < 8 || valueKeys < 8)))
+            continue;
           const tile: PrefillTile = { ...shape, chunkQuads, queryResident, valueKeys };
-          if (prefillBytes(tile, depth, valueDepth) <= bytes) return { kernel: "prefill", variant, tile };
+          if (prefillBytes(tile, depth, valueDepth) <= bytes)
+            return { kernel: "prefill", variant, tile };
         }
   }
   return "a tile that fits workgroup memory";
 }
 
 /**
- * Workgroups that fill a large GPU: 4 on each of 132 multiprocessors. Smaller ones get more than they can
- * run at once, at the price of a longer merge.
+ * Workgroups that fill a large GPU: 4 on each of 132 multiprocessors. Smaller ones get more than
+ * they can run at once, at the price of a longer merge.
  */
 const fillingWorkgroups = 528;
 
@@ -202,8 +219,10 @@ function decode(
 ): WithoutReason<AttentionChoice> | string {
   const flags = kernelFlags(problem);
   const tile = decodeTile(flags, rowsOf(problem), subgroups);
-  if (subgroups && tile.lanes % subgroups.max !== 0) return "subgroups of a power of two, to 128 lanes";
-  if (decodeBytes(tile, flags) > capabilities.workgroupBytes) return "a tile that fits workgroup memory";
+  if (subgroups && tile.lanes % subgroups.max !== 0)
+    return "subgroups of a power of two, to 128 lanes";
+  if (decodeBytes(tile, flags) > capabilities.workgroupBytes)
+    return "a tile that fits workgroup memory";
   const workgroups = Math.ceil(rowsOf(problem) / tile.rows) * problem.kvHeads * problem.batch;
   const splits = Math.max(
     1,
@@ -218,6 +237,19 @@ function decode(
     : { kernel: "decode", variant, tile, splits, mergeLanes };
 }
 
+/** Loads that a row of key or value takes of `lanes` lanes. */
+const loadsPerLane = (lanes: number, length: number, width: number): number =>
+  Math.ceil(length / (Math.max(4, width) * lanes));
+
+/** Loads that the longer row takes of each of `lanes` lanes. */
+function unitsPerLane(problem: AttentionProblem, lanes: number): number {
+  const { depth, valueDepth, widths } = kernelFlags(problem);
+  return Math.max(
+    loadsPerLane(lanes, depth, widths.key),
+    loadsPerLane(lanes, valueDepth, widths.value),
+  );
+}
+
 /** The tile for packs of up to `rows` query rows. */
 function decodeTile(
   flags: KernelFlags,
@@ -225,16 +257,18 @@ function decodeTile(
   subgroups: Capabilities["subgroups"],
 ): DecodeTile {
   const { depth, valueDepth, widths } = flags;
-  const units = (lanes: number, length: number, width: number) =>
-    Math.ceil(length / (Math.max(4, width) * lanes));
-  // One unit of a row for each lane where that is at most 32 lanes: neighbours read neighbouring bytes.
-  const wanted = Math.max(units(1, depth, widths.key), units(1, valueDepth, widths.value));
+  // One load of a row for each lane where that is at most 32 lanes: neighbours read neighbouring
+  // bytes.
+  const wanted = Math.max(
+    loadsPerLane(1, depth, widths.key),
+    loadsPerLane(1, valueDepth, widths.value),
+  );
   const lanesPerKey = Math.min(
     Math.max(4, 2 ** Math.ceil(Math.log2(wanted))),
     subgroups ? Math.min(32, subgroups.min) : 32,
   );
-  const keyUnits = units(lanesPerKey, depth, widths.key);
-  const valueUnits = units(lanesPerKey, valueDepth, widths.value);
+  const keyUnits = loadsPerLane(lanesPerKey, depth, widths.key);
+  const valueUnits = loadsPerLane(lanesPerKey, valueDepth, widths.value);
   // Registers: a query row and its accumulators, at most 128 floats for all rows …
   const floats = 4 * Math.max(1, Math.max(widths.key, widths.value) / 4) * (keyUnits + valueUnits);
   const most = Math.max(1, 2 ** Math.floor(Math.log2(128 / floats)));
@@ -242,7 +276,8 @@ function decodeTile(
   // … and the keys and values in flight, at most 64 words where that is 4 keys or more.
   const keysInFlight = packRows < 4 && keyUnits + valueUnits <= 2 ? 8 : 4;
   const exchange = subgroups ? "subgroups" : "workgroup";
-  // The parts of dot products fill workgroup memory: lanes · scores · 4 bytes, of which 8 KB are enough.
+  // The parts of dot products fill workgroup memory: lanes · scores · 4 bytes, of which 8 KB are
+  // enough.
   const lanes = exchange === "workgroup" ? Math.min(256, 2048 / (keysInFlight * packRows)) : 256;
   return { lanes, lanesPerKey, keysInFlight, rows: packRows, exchange };
 }
@@ -258,6 +293,7 @@ export function selectScoreTile(problem: AttentionProblem): ScoreTile {
     queryResident: false,
   };
   // 64 rows and 32 keys of 32 elements: 13,824 bytes whatever the depth.
-  if (scoresBytes(tile, problem.depth) > 16384) refuse("attention", "no tile fits workgroup memory");
+  if (scoresBytes(tile, problem.depth) > 16384)
+    refuse("attention", "no tile fits workgroup memory");
   return tile;
 }

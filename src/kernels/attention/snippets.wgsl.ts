@@ -1,21 +1,26 @@
 import type { Access, UniformType } from "../../devices/kernel.ts";
 import type { AttentionDType, AttentionProblem, RowStrides } from "./problem.ts";
 
-// WGSL that the attention kernels share: bindings, loads and stores of each dtype, the rules that forbid
-// keys, and the arithmetic of a score. Nothing here depends on a length.
+// WGSL that the attention kernels share: bindings, loads and stores of each dtype, the rules that
+// forbid keys, and the arithmetic of a score. Nothing here depends on a length.
 //
-// Scores are held in units of log₂ e, so that a weight is one exp2. Two finite numbers stand in for −∞,
-// which WGSL cannot spell and compilers may assume away:
-//   forbidden  the score of a key that must not be seen;
-//   lowest     the least score of a key that may be seen, and where running maxima begin.
-// exp2(forbidden − maximum) is 0 for every maximum, and a row that saw no key keeps a sum of 0.
+// Scores are held in units of log₂ e, so that a weight is one exp2; where a mask is added, which
+// may hold numbers down to float32's lowest, in a quarter of that. Two finite numbers stand in for
+// −∞, which WGSL cannot spell and compilers may assume away:
+//   FORBIDDEN  the score of a key that must not be seen;
+//   LOWEST     below every score of a key that may be seen: where running maxima begin.
+// The exponential of FORBIDDEN − maximum is 0 for every maximum, and a row that saw no key keeps a
+// sum of 0.
+//
+// NaN must come through, but exp2, log2 and max need not let it (SwiftShader's do not): rows
+// remember whether one went into exp2. The test is !(x == x): in WGSL x != x is false for NaN too.
 
 /** The text of `count` statements, `statement(0)` first. */
 export function each(count: number, statement: (i: number) => string, separator = "\n"): string {
   return Array.from({ length: count }, (_, i) => statement(i)).join(separator);
 }
 
-/** What changes the text of a kernel beside its tiles: taken from a problem, without its lengths. */
+/** What changes a kernel's text beside its tiles: taken from a problem, without its lengths. */
 export interface KernelFlags {
   readonly dtype: AttentionDType;
   readonly depth: number;
@@ -71,6 +76,59 @@ export function kernelFlags(problem: AttentionProblem, widest: Width = 8): Kerne
   };
 }
 
+/** Whether scores are held in quarters: {@link scoreUnits}. */
+export const inQuarters = (mask: string | undefined): boolean =>
+  mask !== undefined && mask !== "none" && mask !== "bool";
+
+/**
+ * The units of scores, and what leads out of them.
+ *
+ *     fn exponential(x: f32) -> f32                 e to the power of a difference of scores
+ *     fn exponentials(x: vec4<f32>) -> vec4<f32>
+ *     fn log_sum(maximum: f32, sum: f32) -> f32     the natural log of e^maximum · sum
+ */
+export const scoreUnits = (quarters: boolean): string => `
+const FORBIDDEN = -2.0e38;
+const LOWEST = -1.3e38;
+const LOG2_E = ${Math.LOG2E};
+const LN_2 = ${Math.LN2};
+
+fn exponential(x: f32) -> f32 { return exp2(${quarters ? "4.0 * x" : "x"}); }
+fn exponentials(x: vec4<f32>) -> vec4<f32> { return exp2(${quarters ? "4.0 * x" : "x"}); }
+
+fn negative_infinity() -> f32 {
+  var bits = 0xff800000u; // a variable: as a constant it would be refused
+  return bitcast<f32>(bits);
+}
+fn not_a_number() -> f32 {
+  var bits = 0x7fc00000u;
+  return bitcast<f32>(bits);
+}
+fn log_sum(maximum: f32, sum: f32) -> f32 {
+  let log = max(maximum * ${quarters ? "(4.0 * LN_2)" : "LN_2"} + log2(sum) * LN_2, -3.4028234e38);
+  return select(select(log, negative_infinity(), sum <= 0.0), sum, !(sum == sum));
+}`;
+
+/** What a kernel that finishes a row leaves beside its output. */
+export interface RowExtras {
+  /** Its log-sum-exp. */
+  readonly lse?: boolean;
+  /** Its maximum, in the units of scores, and the sum of its weights. */
+  readonly statistics?: boolean;
+}
+
+/** Statements that write the extras of `row`. */
+export const rowExtras = (
+  { lse, statistics }: RowExtras,
+  row: string,
+  maximum: string,
+  sum: string,
+): string =>
+  [
+    lse ? `lse[${row}] = log_sum(${maximum}, ${sum});` : "",
+    statistics ? `statistics[${row}] = vec2<f32>(${maximum}, ${sum});` : "",
+  ].join(" ");
+
 /** The uniforms of every kernel that reads queries and keys. */
 export const attentionUniforms = {
   gridWidth: "u32",
@@ -111,14 +169,16 @@ const open = 2 ** 30;
 /**
  * The values of {@link attentionUniforms} but for the grid.
  *
- * @param logarithmic Whether scores are wanted in units of log₂ e.
+ * @param logarithmic Whether scores are wanted in the units of {@link scoreUnits}; else in their
+ *   own.
  */
 export function problemUniforms(problem: AttentionProblem, logarithmic: boolean) {
   const { strides, mask, window, softcap, scale } = problem;
   const side = (width: number) => (width < 0 ? open : Math.min(width, open));
   // Rounding wants scores in their own units.
   const rounds = problem.softmaxDtype !== undefined && problem.softmaxDtype !== "float32";
-  const unit = logarithmic && !rounds ? Math.LOG2E : 1;
+  const quarter = inQuarters(mask?.dtype) ? 0.25 : 1;
+  const unit = logarithmic ? (rounds ? 1 : Math.LOG2E) * quarter : 1;
   return {
     queryHeads: problem.queryHeads,
     kvHeads: problem.kvHeads,
@@ -195,13 +255,13 @@ export function loadType(dtype: AttentionDType, width: Width): string {
 }
 
 /**
- * Loads of a tensor in quads: four neighbouring elements of a row, widened. What lies beyond a row of
- * `length` elements is 0.
+ * Loads of a tensor in quads: four neighbouring elements of a row, widened. What lies beyond a row
+ * of `length` elements is 0.
  *
  *     fn load_NAME(row: u32, quad: u32) -> vec4<f32>
  *
- * `row` is the element at which the row begins. With a width of 8 a second function takes two quads in one
- * load, for the caller to widen when it needs them:
+ * `row` is the element at which the row begins. With a width of 8 a second function takes two quads in
+ * one load, for the caller to widen when it needs them:
  *
  *     fn fetch_NAME(row: u32, unit: u32) -> vec4<u32>
  */
@@ -292,8 +352,9 @@ export function storeType(dtype: AttentionDType, width: Width): string {
  *
  *     fn store_NAME(row: u32, quad: u32, values: vec4<f32>)
  *
- * Half dtypes need {@link halfBits}. A half that does not fill a word shares it with a neighbour, which another lane or workgroup may write
- * at the same time: two atomics replace 16 bits and leave the others as they are.
+ * Half dtypes need {@link halfBits}. A half that does not fill a word shares it with a neighbour,
+ * which another lane or workgroup may write at the same time: two atomics replace 16 bits and leave
+ * the others as they are.
  */
 export function stores(name: string, dtype: AttentionDType, width: Width, length: string): string {
   if (dtype === "float32" && width !== 1)
@@ -327,7 +388,7 @@ export const maskType = (mask: KernelFlags["mask"]): string | undefined =>
   mask === "none" ? undefined : mask === "float32" ? "f32" : "u32";
 
 /**
- * Where keys are forbidden by position, and the constants of a score.
+ * Where keys are forbidden by position.
  *
  *     fn position_offset(batch: u32) -> i32         position of the batch's query row 0
  *     fn key_limit(batch: u32) -> i32               keys that there are
@@ -335,11 +396,6 @@ export const maskType = (mask: KernelFlags["mask"]): string | undefined =>
  *     fn end_key(position: i32, limit: i32) -> i32  up to but without this
  */
 export const positions = ({ kvLengths }: KernelFlags): string => `
-const FORBIDDEN = -3.0e38;
-const LOWEST = -1.0e38;
-const LOG2_E = ${Math.LOG2E};
-const LN_2 = ${Math.LN2};
-
 fn position_offset(batch: u32) -> i32 {
   return ${kvLengths ? "kvLengths[batch] - i32(uniforms.queries)" : "uniforms.past"};
 }
@@ -349,14 +405,6 @@ fn key_limit(batch: u32) -> i32 {
 fn first_key(position: i32) -> i32 { return max(0, position - uniforms.left); }
 fn end_key(position: i32, limit: i32) -> i32 {
   return max(0, min(limit, position + uniforms.right + 1));
-}
-fn negative_infinity() -> f32 {
-  var bits = 0xff800000u; // a variable: as a constant it would be refused
-  return bitcast<f32>(bits);
-}
-/// The natural log of 2^maximum · sum.
-fn log_sum(maximum: f32, sum: f32) -> f32 {
-  return select((maximum + log2(sum)) * LN_2, negative_infinity(), sum <= 0.0);
 }`;
 
 /**
@@ -390,29 +438,30 @@ fn hyperbolic_tangent(x: vec4<f32>) -> vec4<f32> {
   let square = x * x;
   let series = square * (-0.33333333 + square * (0.13333333 + square * (-0.053968254 + square * 0.021869488)));
   let far = 1.0 - 2.0 / (exp2(2.0 * LOG2_E * x) + 1.0);
-  return select(far, x + x * series, square < vec4<f32>(0.09));
+  return select(select(far, x + x * series, square < vec4<f32>(0.09)), x, !(x == x));
 }`;
 
 /**
- * The way of scores from dot products to the softmax, in units of log₂ e at its end. Four keys at a time.
- * Rounding needs {@link halfBits}.
+ * The way of scores from dot products to the softmax, in the units of {@link scoreUnits} at its
+ * end. Four keys at a time. Rounding needs {@link halfBits}.
  *
  *     fn softcapped(scores: vec4<f32>) -> vec4<f32>    where there is a softcap
- *     fn seen(scores: vec4<f32>, keys: vec4<i32>, first: i32, beyond: i32, mask_row: u32) -> vec4<f32>
- *         forbids keys before `first`, those from `beyond` on, and those that the mask does, and adds the mask
+ *     fn seen(scores: vec4<f32>, keys: vec4<i32>, first: i32, beyond: i32, mask_row: u32)
+ *         -> vec4<f32>
+ *         adds the mask, and forbids keys before `first`, from `beyond` on, and where the mask does
  *     fn rounded(scores: vec4<f32>) -> vec4<f32>       where the softmax's input is rounded
  */
 export function scoreFunctions(flags: KernelFlags): string {
   const { mask, softcap, softmaxDtype } = flags;
   const rounds = softmaxDtype !== "float32";
-  // Rounding wants scores in their own units, and so does the bias before it.
-  const scaled = rounds ? "bias" : "bias * LOG2_E";
-  const biased =
-    mask === "none"
-      ? "scores"
-      : mask === "bool"
-        ? "select(scores, vec4<f32>(FORBIDDEN), masked)"
-        : "select(scores + select(scaled, vec4<f32>(LOWEST), scaled < vec4<f32>(LOWEST)), vec4<f32>(FORBIDDEN), masked)";
+  // Rounding wants scores in their own units, or quarters of them, and so does the bias before it.
+  const quarters = inQuarters(mask);
+  const scaled = `bias * ${quarters ? 0.25 : 1}${rounds ? "" : " * LOG2_E"}`;
+  const biased = {
+    none: "scores",
+    bool: "select(scores, vec4<f32>(FORBIDDEN), masked)",
+    float: `select(scores + ${scaled}, vec4<f32>(FORBIDDEN), masked)`,
+  }[quarters ? "float" : (mask as "none" | "bool")];
   const value =
     softmaxDtype === "float16"
       ? "vec4<f32>(unpack2x16float(bits.x | (bits.y << 16u)), unpack2x16float(bits.z | (bits.w << 16u)))"
@@ -425,8 +474,7 @@ fn seen(scores: vec4<f32>, keys: vec4<i32>, first: i32, beyond: i32, mask_row: u
     mask === "none"
       ? ""
       : `let bias = mask_biases(mask_row, keys);
-  let masked = bitcast<vec4<u32>>(bias) == vec4<u32>(0xff800000u);
-  ${mask === "bool" ? "" : `let scaled = ${scaled};`}`
+  let masked = bitcast<vec4<u32>>(bias) == vec4<u32>(0xff800000u);`
   }
   return select(vec4<f32>(FORBIDDEN), ${biased}, (keys >= vec4<i32>(first)) & (keys < vec4<i32>(beyond)));
 }
@@ -434,10 +482,10 @@ ${
   rounds
     ? `
 fn rounded(scores: vec4<f32>) -> vec4<f32> {
-  let bits = ${softmaxDtype}_bits(scores);
-  let value = ${value} * LOG2_E;
+  let bits = ${softmaxDtype}_bits(scores${quarters ? " * 4.0" : ""});
+  let value = ${value};
   let forbidden = (scores <= vec4<f32>(FORBIDDEN)) | (bits == vec4<u32>(${softmaxDtype === "float16" ? "0xfc00u" : "0xff80u"}));
-  return select(select(value, vec4<f32>(LOWEST), value < vec4<f32>(LOWEST)), vec4<f32>(FORBIDDEN), forbidden);
+  return select(value * (LOG2_E${quarters ? " * 0.25" : ""}), vec4<f32>(FORBIDDEN), forbidden);
 }`
     : ""
 }`;

@@ -1,4 +1,4 @@
-import type { HostView, KernelContext, PlannedTensor } from "../../devices/kernel.ts";
+import type { KernelContext, PlannedTensor } from "../../devices/kernel.ts";
 import { matmul } from "../matmul/kernel.ts";
 import { softmaxInPlace } from "../softmax/kernel.ts";
 import { transpose } from "../transpose/kernel.ts";
@@ -40,35 +40,4 @@ export function recordUnfused(
   const weights = rows.reshape([queries, keys]);
   // 7. The weighted sum of the values.
   context.enqueue(matmul, { a: weights, b: value, output: output.reshape([queries, valueDepth]) });
-}
-
-/** The same on the CPU, a query row at a time, in float64. */
-export function unfusedCPU({ query, key, value, output }: OneHead<HostView>): void {
-  const [keys, depth] = key.shape as [number, number];
-  const valueDepth = value.shape[1]!;
-  const queries = query.shape.length === 1 ? 1 : query.shape[0]!;
-  const weights = new Float64Array(keys);
-  const row = new Float64Array(valueDepth);
-  for (let i = 0; i < queries; i++) {
-    let maximum = Number.NEGATIVE_INFINITY;
-    for (let j = 0; j < keys; j++) {
-      let score = 0;
-      for (let k = 0; k < depth; k++)
-        score += query.data[i * depth + k]! * key.data[j * depth + k]!;
-      weights[j] = score;
-      if (score > maximum) maximum = score;
-    }
-    let sum = 0;
-    for (let j = 0; j < keys; j++) {
-      const weight = Math.exp(weights[j]! - maximum);
-      weights[j] = weight;
-      sum += weight;
-    }
-    row.fill(0);
-    for (let j = 0; j < keys; j++) {
-      const weight = weights[j]! / sum;
-      for (let k = 0; k < valueDepth; k++) row[k]! += weight * value.data[j * valueDepth + k]!;
-    }
-    output.data.set(row, i * valueDepth);
-  }
 }

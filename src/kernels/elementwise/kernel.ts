@@ -1,9 +1,11 @@
 import type { Capabilities } from "../../devices/capabilities.ts";
 import {
   defineKernel,
+  floatBits,
   foldWorkgroups,
   type Launch,
   type TensorShape,
+  type WasmLaunch,
 } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { tensorBytes } from "../../tensor/dtype.ts";
@@ -16,6 +18,28 @@ const uniforms = { count: "u32", gridWidth: "u32", factor: "f32" } as const;
 function launch(wgsl: string, count: number, capabilities: Capabilities, factor = 1): Launch {
   const [gridWidth, gridHeight] = foldWorkgroups(Math.ceil(count / lanes), capabilities);
   return { wgsl, workgroups: [gridWidth, gridHeight, 1], uniforms: { count, gridWidth, factor } };
+}
+
+/** Elements of a task, or bytes of a copy. */
+const taskCount = 65_536;
+const operations = { scale: 0, mul: 1, add: 2, copy: 3 } as const;
+
+function wasmLaunch(
+  operation: keyof typeof operations,
+  a: string,
+  count: number,
+  factor = 1,
+): WasmLaunch {
+  return {
+    function: "elementwise",
+    tasks: Math.ceil(count / taskCount),
+    work: count,
+    scratch: 0,
+    words: [
+      ...[operations[operation], { tensor: a }, { tensor: "b" }, { tensor: "output" }],
+      ...[count, floatBits(factor), taskCount],
+    ],
+  };
 }
 
 function checkShapes(operation: string, tensors: Readonly<Record<string, TensorShape>>): void {
@@ -45,12 +69,17 @@ export const scale = defineKernel({
       capabilities,
       factor,
     ),
+  wasm: ({ input }, { factor }) => wasmLaunch("scale", "input", elementCount(input.shape), factor),
   cpu({ input, output }, { factor }) {
     for (let i = 0; i < output.data.length; i++) output.data[i] = input.data[i]! * factor;
   },
 });
 
-const defineBinary = (name: string, operator: string, apply: (a: number, b: number) => number) =>
+const defineBinary = (
+  name: "mul" | "add",
+  operator: string,
+  apply: (a: number, b: number) => number,
+) =>
   defineKernel({
     name,
     tensors: { a: "read", b: "read", output: "write" },
@@ -65,6 +94,7 @@ const defineBinary = (name: string, operator: string, apply: (a: number, b: numb
         elementCount(a.shape),
         capabilities,
       ),
+    wasm: ({ a }) => wasmLaunch(name, "a", elementCount(a.shape)),
     cpu({ a, b, output }) {
       for (let i = 0; i < output.data.length; i++) output.data[i] = apply(a.data[i]!, b.data[i]!);
     },
@@ -98,5 +128,6 @@ export const copy = defineKernel({
       Math.ceil(tensorBytes(dtype, shape) / 4),
       capabilities,
     ),
+  wasm: ({ input: { dtype, shape } }) => wasmLaunch("copy", "input", tensorBytes(dtype, shape)),
   cpu: ({ input, output }) => output.data.set(input.data),
 });

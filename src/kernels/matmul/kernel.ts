@@ -36,7 +36,7 @@ function sizes(a: TensorShape, b: TensorShape): Sizes {
 
 /**
  * The matrix product: `a` float32 `[…, m, k]` times `b` float32 `[…, k, n]` into `output` float32
- * `[…, m, n]`, the leading axes equal. Any sizes; accumulated in float32 on the GPU, float64 on the CPU.
+ * `[…, m, n]`, the leading axes equal. Any sizes; accumulated in float32 or better.
  */
 export const matmul = defineKernel({
   name: "matmul",
@@ -93,6 +93,22 @@ export const matmul = defineKernel({
         tiles: tilesPerMatrix * batch,
         gridWidth,
       },
+    };
+  },
+  wasm({ a, b }) {
+    const { batch, rows, inner, columns } = sizes(a, b);
+    // A task's rows of a and columns of b are read from the second-level cache.
+    const [taskRows, taskColumns] = rows < 6 ? [rows, 128] : [96, 64];
+    const [down, across] = [Math.ceil(rows / taskRows), Math.ceil(columns / taskColumns)];
+    return {
+      function: "matmul",
+      tasks: batch * down * across,
+      work: batch * rows * inner * columns,
+      scratch: 256 * 32 + 6 * 32, // a packed panel and a tile
+      words: [
+        ...[{ tensor: "a" }, { tensor: "b" }, { tensor: "output" }, rows, inner, columns],
+        ...[taskRows, taskColumns, down, across],
+      ],
     };
   },
   cpu({ a, b, output }) {

@@ -5,6 +5,7 @@ import {
   type HostView,
   type Launch,
   type TensorShape,
+  type WasmLaunch,
 } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { elementCount, sameShape } from "../../tensor/shape.ts";
@@ -68,6 +69,18 @@ function run(input: HostView, output: HostView): void {
   }
 }
 
+function wasmLaunch(tensor: TensorShape, input: string, output: string): WasmLaunch {
+  const { rows, columns } = sizes(tensor);
+  const taskRows = Math.max(1, Math.floor(8192 / columns));
+  return {
+    function: "softmax",
+    tasks: Math.ceil(rows / taskRows),
+    work: 8 * rows * columns,
+    scratch: 0,
+    words: [{ tensor: input }, { tensor: output }, rows, columns, taskRows],
+  };
+}
+
 /** Softmax over the last axis: `input` float32 `[…, columns]` into `output` of the same shape. */
 export const softmax = defineKernel({
   name: "softmax",
@@ -81,6 +94,7 @@ export const softmax = defineKernel({
       ]);
   },
   webgpu: ({ tensors: { input }, capabilities }) => launch(input, false, capabilities),
+  wasm: ({ input }) => wasmLaunch(input, "input", "output"),
   cpu: ({ input, output }) => run(input, output),
 });
 
@@ -91,5 +105,6 @@ export const softmaxInPlace = defineKernel({
   uniforms,
   check: ({ values }) => check("softmax", { values }),
   webgpu: ({ tensors: { values }, capabilities }) => launch(values, true, capabilities),
+  wasm: ({ values }) => wasmLaunch(values, "values", "values"),
   cpu: ({ values }) => run(values, values),
 });

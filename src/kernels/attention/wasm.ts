@@ -1,0 +1,102 @@
+import { floatBits, type TensorShape, type WasmLaunch } from "../../devices/kernel.ts";
+import type { AttentionDType, AttentionOutput, AttentionProblem } from "./problem.ts";
+import { type AttentionInputs, type AttentionResults, inputStrides } from "./spec.ts";
+
+/** Outputs of which the WebAssembly kernels know nothing: they need whole rows of scores. */
+const scoreOutputs: readonly AttentionOutput[] = [
+  "scores",
+  "softcappedScores",
+  "biasedScores",
+  "weights",
+];
+
+/** From this many query rows a key/value head on, panels of eight rows pay. */
+const prefillRows = 8;
+const prefillTileRows = 64;
+/** A multiple of 6, so that the micro-kernel has no rest; two blocks fit the first-level cache. */
+const prefillBlockKeys = 48;
+/** Tasks a thread, so that threads end at about the same time. */
+const tasksPerThread = 8;
+/** Keys of a part, at least; and at most, so that sums of float32 stay accurate. */
+const fewestSplitKeys = 768;
+const mostSplitKeys = 12_288;
+
+const dtypeCodes: Readonly<Record<AttentionDType | "bool", number>> = {
+  float32: 0,
+  float16: 1,
+  bfloat16: 2,
+  bool: 3,
+};
+const noMask = 4;
+/** Lengths beyond all others: windows may be any integer. */
+const far = 2 ** 30;
+
+/**
+ * The job for one attention call; undefined where an output is wanted that only the TypeScript kernel
+ * computes.
+ */
+export function attentionLaunch(
+  problem: AttentionProblem,
+  tensors: AttentionInputs<TensorShape> & AttentionResults<TensorShape>,
+  threads: number,
+): WasmLaunch | undefined {
+  if (problem.outputs.some((name) => scoreOutputs.includes(name))) return undefined;
+  const { batch, queryHeads, kvHeads, queries, keys, past, depth, valueDepth, mask } = problem;
+  const rows = (queryHeads / kvHeads) * queries;
+  const decode = rows < prefillRows;
+  const tileRows = Math.min(rows, prefillTileRows);
+  const tilesPerHead = Math.ceil(rows / tileRows);
+  const tiles = batch * kvHeads * tilesPerHead;
+  const blockKeys = decode
+    ? 4 * Math.min(Math.max(Math.floor(1024 / depth), 4), 64)
+    : prefillBlockKeys;
+  const wanted = threads === 1 ? 1 : Math.ceil((tasksPerThread * threads) / tiles);
+  const parts = Math.max(
+    Math.min(wanted, Math.floor(keys / fewestSplitKeys)),
+    Math.ceil(keys / mostSplitKeys),
+    1,
+  );
+  const splitKeys = Math.ceil(Math.ceil(keys / parts) / blockKeys) * blockKeys;
+  const splits = Math.ceil(keys / splitKeys);
+  const copies = tensors.presentKey || tensors.presentValue ? batch * kvHeads : 0;
+  const attentionTasks = tiles * splits;
+
+  // One count a tile, and then what each part leaves of each row: maximum, total, sums.
+  const countBytes = Math.ceil((4 * tiles) / 16) * 16;
+  const recordBytes = 16 + 16 * Math.ceil(valueDepth / 4);
+  const { query, output } = problem.strides;
+  const key = inputStrides(tensors.key.shape, kvHeads);
+  const value = inputStrides(tensors.value.shape, kvHeads);
+  const maskStrides = mask?.strides ?? { batch: 0, head: 0, query: 0, key: 0 };
+  const tensor = (name: string) => ({ tensor: name });
+  const [left, right] = problem.window.map((side) => Math.min(side, far)) as [number, number];
+
+  return {
+    function: "attention",
+    tasks: attentionTasks + copies,
+    work: batch * queryHeads * queries * keys * (depth + valueDepth),
+    scratch: "attentionScratch",
+    sharedBytes: splits > 1 ? countBytes + tiles * splits * tileRows * recordBytes : 0,
+    zeroBytes: splits > 1 ? countBytes : 0,
+    words: [
+      ...[tensor("query"), tensor("key"), tensor("value")],
+      ...[tensor("pastKey"), tensor("pastValue"), tensor("mask"), tensor("kvLengths")],
+      ...[tensor("output"), tensor("lse"), tensor("presentKey"), tensor("presentValue")],
+      ...[{ shared: countBytes }, { shared: 0 }],
+      dtypeCodes[problem.dtype],
+      mask ? dtypeCodes[mask.dtype as keyof typeof dtypeCodes] : noMask,
+      ...[queryHeads, kvHeads, queries, keys, past, depth, valueDepth],
+      ...[floatBits(problem.scale), floatBits(problem.softcap)],
+      dtypeCodes[problem.softmaxDtype ?? "float32"],
+      ...[problem.causal ? 1 : 0, left, right],
+      ...[query.batch, query.head, query.row],
+      ...[key.batch, key.head, key.row],
+      ...[value.batch, value.head, value.row],
+      ...[output.batch, output.head, output.row],
+      ...[maskStrides.batch, maskStrides.head, maskStrides.query, maskStrides.key],
+      mask?.keys ?? keys,
+      ...[tileRows, tilesPerHead, splits, splitKeys, blockKeys],
+      ...[decode ? 1 : 0, attentionTasks],
+    ],
+  };
+}

@@ -1,0 +1,447 @@
+// Attention of many query rows, in panels of eight: lane l of a panel's two vectors is its query l.
+//
+//   queries  [panel][depth][8]       packed once a tile
+//   scores   Sᵀ = K·Qᵀ, [key][8]     for one panel and one block of keys
+//   sums     Oᵀ = Vᵀ·Pᵀ, [valueDepth][8]
+//
+// So softmax runs down the lanes with no shuffle, and both products broadcast elements of K and V, as they
+// lie in memory, against vectors of a packed panel. A micro-kernel makes 6 × 8 sums: 12 registers, 2 for
+// the panel's vectors, 1 for the broadcast element, of x86's 16; each step is 8 loads and 12 fused
+// multiply-adds. A block of K and V stays in the first-level cache while all panels of the tile use it.
+
+import * as at from "../layout";
+import { exp, fma, larger, load1, round1, splat, tanh, transpose4, widenRow } from "../simd";
+import * as p from "./problem";
+import {
+  arrive,
+  count,
+  end,
+  finishRow,
+  first,
+  keyAddress,
+  keyStride,
+  maskIndex,
+  queryAddress,
+  sameMask,
+  storePartial,
+  valueAddress,
+  valueStride,
+} from "./rows";
+
+export function prefillTile(split: u32): void {
+  const panels = (count + 7) >>> 3;
+  const queryPanel = p.paddedDepth << 5;
+  const sumPanel = p.paddedValueDepth << 5;
+  packQueries(panels);
+  memory.fill(p.sumRows, 0, panels * sumPanel);
+
+  let next: u32 = 0;
+  for (let j = first; j < end; j = next) {
+    next = min(j + p.blockKeys, end);
+    if (j < p.past && next > p.past) next = p.past; // past and new keys lie in different tensors
+    const n = next - j;
+    let k: usize = 0;
+    let v: usize = 0;
+    let kStride: u32 = 0;
+    let vStride: u32 = 0;
+    for (let panel: u32 = 0; panel < panels; panel++) {
+      const all = limits(panel, j, next);
+      if (all === 0) continue;
+      if (p.maskDType !== 4 && !readMask(panel, j, n)) continue;
+      if (k === 0) {
+        k = keyAddress(j);
+        kStride = keyStride(j);
+        // In place where rows are whole vectors of floats, close together.
+        if (p.dtype !== 0 || p.depth !== p.paddedDepth || kStride !== p.depth << 2) {
+          k = copyRows(p.keyBlock, k, kStride, n, p.depth, p.paddedDepth);
+          kStride = p.paddedDepth << 2;
+        }
+        v = valueAddress(j);
+        vStride = valueStride(j);
+        if (p.dtype !== 0 || vStride !== p.valueDepth << 2) {
+          v = copyRows(p.valueBlock, v, vStride, n, p.valueDepth, p.paddedValueDepth);
+          vStride = p.paddedValueDepth << 2;
+        }
+      }
+      scores(p.queryRows + panel * queryPanel, k, kStride, n);
+      softmax(panel, j, n, all === 2);
+      addValues(v, vStride, n, p.sumRows + panel * sumPanel, p.rescales + (panel << 5));
+    }
+  }
+
+  const lineBytes = p.paddedValueDepth << 2;
+  for (let r: u32 = 0; r < count; r += 4) {
+    // Four rows of the panel, turned back.
+    const from = p.sumRows + (r >>> 3) * sumPanel + ((r & 4) << 2);
+    for (let c: u32 = 0; c < p.paddedValueDepth; c += 4) {
+      const at = from + (c << 5);
+      transpose4(
+        p.lines + (c << 2),
+        lineBytes,
+        v128.load(at),
+        v128.load(at, 32),
+        v128.load(at, 64),
+        v128.load(at, 96),
+      );
+    }
+    for (let i: u32 = 0; i < min(4, count - r); i++) {
+      const line = p.lines + i * lineBytes;
+      if (p.splits > 1) storePartial(split, r + i, line);
+      else {
+        const row = (r + i) << 2;
+        finishRow(r + i, line, load<f32>(p.maxima + row), load<f32>(p.totals + row));
+      }
+    }
+  }
+  if (p.splits > 1) arrive();
+}
+
+/** Scales the tile's queries and turns them into panels. Rows past the last are like it. */
+function packQueries(panels: u32): void {
+  const factor = splat(p.scale);
+  const bytes = p.paddedDepth << 2;
+  for (let r: u32 = 0; r < panels << 3; r += 4) {
+    for (let i: u32 = 0; i < 4; i++)
+      widenRow(p.keyBlock + i * bytes, queryAddress(r + i), p.depth, p.paddedDepth, p.dtype);
+    const to = p.queryRows + (r >>> 3) * (p.paddedDepth << 5) + ((r & 4) << 2);
+    for (let c: u32 = 0; c < bytes; c += 16) {
+      const from = p.keyBlock + c;
+      transpose4(
+        to + (c << 3),
+        32,
+        f32x4.mul(v128.load(from), factor),
+        f32x4.mul(v128.load(from + bytes), factor),
+        f32x4.mul(v128.load(from + 2 * bytes), factor),
+        f32x4.mul(v128.load(from + 3 * bytes), factor),
+      );
+    }
+  }
+}
+
+function copyRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padded: u32): usize {
+  for (let i: u32 = 0; i < n; i++)
+    widenRow(to + i * (padded << 2), from + i * stride, width, padded, p.dtype);
+  return to;
+}
+
+/** Of the keys from `j` to `next`: 0 if no row of the panel may see any, 2 if every row sees all. */
+function limits(panel: u32, j: u32, next: u32): u32 {
+  let any = false;
+  let all = true;
+  for (let r = panel << 3; r < (panel + 1) << 3; r++) {
+    const from = load<u32>(p.firstKeys + (r << 2));
+    const to = load<u32>(p.endKeys + (r << 2));
+    if (from < next && to > j && from < to) any = true;
+    if (from > j || to < next) all = false;
+  }
+  return any ? (all ? 2 : 1) : 0;
+}
+
+/** Writes what the mask adds to the panel's scores, and says whether it allows any key. */
+function readMask(panel: u32, j: u32, n: u32): bool {
+  const step = load<u32>(p.job + at.maskKeyStride);
+  const row = panel << 3;
+  let allowed = false;
+  const shared = sameMask(row, row + 7) && sameMask(row, row + 1);
+  const masks: u32 = shared ? 1 : 8;
+  for (let r: u32 = 0; r < masks; r++) {
+    let m = maskIndex(row + r) + j * step;
+    const end = p.biases + (n << 5);
+    for (let to = p.biases; to < end; to += 32, m += step) {
+      const bias = load1(p.mask, m, p.maskDType);
+      if (bias !== -Infinity) allowed = true;
+      if (shared) {
+        v128.store(to, splat(bias));
+        v128.store(to, splat(bias), 16);
+      } else store<f32>(to + (r << 2), bias);
+    }
+  }
+  return allowed;
+}
+
+/** Sᵀ of one panel and `n` keys; up to five more are written past them. */
+function scores(panel: usize, k: usize, stride: u32, n: u32): void {
+  const last = k + (n - 1) * stride;
+  const panelEnd = panel + (p.paddedDepth << 5);
+  let to = p.weights;
+  for (let j: u32 = 0; j < n; j += 6) {
+    let k0 = k + j * stride;
+    let k1 = min(k0 + stride, last);
+    let k2 = min(k0 + 2 * stride, last);
+    let k3 = min(k0 + 3 * stride, last);
+    let k4 = min(k0 + 4 * stride, last);
+    let k5 = min(k0 + 5 * stride, last);
+    let a0 = splat(0);
+    let b0 = splat(0);
+    let a1 = splat(0);
+    let b1 = splat(0);
+    let a2 = splat(0);
+    let b2 = splat(0);
+    let a3 = splat(0);
+    let b3 = splat(0);
+    let a4 = splat(0);
+    let b4 = splat(0);
+    let a5 = splat(0);
+    let b5 = splat(0);
+    // Not unrolled: V8 does that, and keeps the sums in registers only if it does it itself.
+    for (let q = panel; q < panelEnd; q += 32) {
+      const a = v128.load(q);
+      const b = v128.load(q, 16);
+      let x = v128.load32_splat(k0);
+      a0 = fma(x, a, a0);
+      b0 = fma(x, b, b0);
+      x = v128.load32_splat(k1);
+      a1 = fma(x, a, a1);
+      b1 = fma(x, b, b1);
+      x = v128.load32_splat(k2);
+      a2 = fma(x, a, a2);
+      b2 = fma(x, b, b2);
+      x = v128.load32_splat(k3);
+      a3 = fma(x, a, a3);
+      b3 = fma(x, b, b3);
+      x = v128.load32_splat(k4);
+      a4 = fma(x, a, a4);
+      b4 = fma(x, b, b4);
+      x = v128.load32_splat(k5);
+      a5 = fma(x, a, a5);
+      b5 = fma(x, b, b5);
+      k0 += 4;
+      k1 += 4;
+      k2 += 4;
+      k3 += 4;
+      k4 += 4;
+      k5 += 4;
+    }
+    v128.store(to, a0);
+    v128.store(to, b0, 16);
+    v128.store(to, a1, 32);
+    v128.store(to, b1, 48);
+    v128.store(to, a2, 64);
+    v128.store(to, b2, 80);
+    v128.store(to, a3, 96);
+    v128.store(to, b3, 112);
+    v128.store(to, a4, 128);
+    v128.store(to, b4, 144);
+    v128.store(to, a5, 160);
+    v128.store(to, b5, 176);
+    to += 192;
+  }
+}
+
+/**
+ * Turns the panel's scores of keys `j` to `j + n` into weights.
+ *
+ * @param all Whether every row may see all of them, as far as positions go.
+ */
+function softmax(panel: u32, j: u32, n: u32, all: bool): void {
+  const end = p.weights + (n << 5);
+  if (p.softcap > 0) {
+    const cap = splat(p.softcap);
+    for (let s = p.weights; s < end; s += 16)
+      v128.store(s, f32x4.mul(tanh(f32x4.div(v128.load(s), cap)), cap));
+  }
+  const forbidden = splat(-Infinity);
+  if (p.maskDType !== 4)
+    for (let s = p.weights, m = p.biases; s < end; s += 16, m += 16) {
+      const bias = v128.load(m);
+      const sum = f32x4.add(v128.load(s), bias);
+      v128.store(s, v128.bitselect(forbidden, sum, f32x4.eq(bias, forbidden)));
+    }
+  if (!all) {
+    const rows = panel << 5;
+    for (let half: u32 = 0; half < 32; half += 16) {
+      const from = v128.load(p.firstKeys + rows + half);
+      const to = v128.load(p.endKeys + rows + half);
+      let index = i32x4.splat(j);
+      for (let s = p.weights + half; s < end; s += 32) {
+        const out = v128.or(i32x4.lt_s(index, from), i32x4.ge_s(index, to));
+        v128.store(s, v128.bitselect(forbidden, v128.load(s), out));
+        index = i32x4.add(index, i32x4.splat(1));
+      }
+    }
+  }
+  if (p.softmaxDType !== 0)
+    for (let s = p.weights; s < end; s += 4)
+      store<f32>(s, round1(load<f32>(s), p.softmaxDType));
+
+  const maxima = p.maxima + (panel << 5);
+  const totals = p.totals + (panel << 5);
+  const before0 = v128.load(maxima);
+  const before1 = v128.load(maxima, 16);
+  let most0 = before0;
+  let most1 = before1;
+  for (let s = p.weights; s < end; s += 32) {
+    most0 = larger(most0, v128.load(s));
+    most1 = larger(most1, v128.load(s, 16));
+  }
+  v128.store(maxima, most0);
+  v128.store(maxima, most1, 16);
+  // A row of −∞ so far: any finite number will do.
+  const lowest = splat(-f32.MAX_VALUE);
+  most0 = larger(most0, lowest);
+  most1 = larger(most1, lowest);
+  const rescale0 = exp(f32x4.sub(before0, most0));
+  const rescale1 = exp(f32x4.sub(before1, most1));
+  v128.store(p.rescales + (panel << 5), rescale0);
+  v128.store(p.rescales + (panel << 5), rescale1, 16);
+  let total0 = f32x4.mul(v128.load(totals), rescale0);
+  let total1 = f32x4.mul(v128.load(totals, 16), rescale1);
+  for (let s = p.weights; s < end; s += 32) {
+    const weight0 = exp(f32x4.sub(v128.load(s), most0));
+    const weight1 = exp(f32x4.sub(v128.load(s, 16), most1));
+    v128.store(s, weight0);
+    v128.store(s, weight1, 16);
+    total0 = f32x4.add(total0, weight0);
+    total1 = f32x4.add(total1, weight1);
+  }
+  v128.store(totals, total0);
+  v128.store(totals, total1, 16);
+}
+
+/** Oᵀ of one panel: what it was, rescaled, and the weighted values of `n` keys. */
+function addValues(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
+  let rest = p.valueDepth;
+  for (; rest >= 6; rest -= 6) {
+    addSix(v, stride, n, to, rescales);
+    v += 24;
+    to += 192;
+  }
+  if (rest & 4) {
+    addFour(v, stride, n, to, rescales);
+    v += 16;
+    to += 128;
+  }
+  if (rest & 2) {
+    addTwo(v, stride, n, to, rescales);
+    v += 8;
+    to += 64;
+  }
+  if (rest & 1) addOne(v, stride, n, to, rescales);
+}
+
+function addSix(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
+  const r0 = v128.load(rescales);
+  const r1 = v128.load(rescales, 16);
+  let a0 = f32x4.mul(v128.load(to), r0);
+  let b0 = f32x4.mul(v128.load(to, 16), r1);
+  let a1 = f32x4.mul(v128.load(to, 32), r0);
+  let b1 = f32x4.mul(v128.load(to, 48), r1);
+  let a2 = f32x4.mul(v128.load(to, 64), r0);
+  let b2 = f32x4.mul(v128.load(to, 80), r1);
+  let a3 = f32x4.mul(v128.load(to, 96), r0);
+  let b3 = f32x4.mul(v128.load(to, 112), r1);
+  let a4 = f32x4.mul(v128.load(to, 128), r0);
+  let b4 = f32x4.mul(v128.load(to, 144), r1);
+  let a5 = f32x4.mul(v128.load(to, 160), r0);
+  let b5 = f32x4.mul(v128.load(to, 176), r1);
+  const end = p.weights + (n << 5);
+  for (let w = p.weights; w < end; w += 32, v += stride) {
+    const a = v128.load(w);
+    const b = v128.load(w, 16);
+    let x = v128.load32_splat(v);
+    a0 = fma(x, a, a0);
+    b0 = fma(x, b, b0);
+    x = v128.load32_splat(v, 4);
+    a1 = fma(x, a, a1);
+    b1 = fma(x, b, b1);
+    x = v128.load32_splat(v, 8);
+    a2 = fma(x, a, a2);
+    b2 = fma(x, b, b2);
+    x = v128.load32_splat(v, 12);
+    a3 = fma(x, a, a3);
+    b3 = fma(x, b, b3);
+    x = v128.load32_splat(v, 16);
+    a4 = fma(x, a, a4);
+    b4 = fma(x, b, b4);
+    x = v128.load32_splat(v, 20);
+    a5 = fma(x, a, a5);
+    b5 = fma(x, b, b5);
+  }
+  v128.store(to, a0);
+  v128.store(to, b0, 16);
+  v128.store(to, a1, 32);
+  v128.store(to, b1, 48);
+  v128.store(to, a2, 64);
+  v128.store(to, b2, 80);
+  v128.store(to, a3, 96);
+  v128.store(to, b3, 112);
+  v128.store(to, a4, 128);
+  v128.store(to, b4, 144);
+  v128.store(to, a5, 160);
+  v128.store(to, b5, 176);
+}
+
+function addFour(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
+  const r0 = v128.load(rescales);
+  const r1 = v128.load(rescales, 16);
+  let a0 = f32x4.mul(v128.load(to), r0);
+  let b0 = f32x4.mul(v128.load(to, 16), r1);
+  let a1 = f32x4.mul(v128.load(to, 32), r0);
+  let b1 = f32x4.mul(v128.load(to, 48), r1);
+  let a2 = f32x4.mul(v128.load(to, 64), r0);
+  let b2 = f32x4.mul(v128.load(to, 80), r1);
+  let a3 = f32x4.mul(v128.load(to, 96), r0);
+  let b3 = f32x4.mul(v128.load(to, 112), r1);
+  const end = p.weights + (n << 5);
+  for (let w = p.weights; w < end; w += 32, v += stride) {
+    const a = v128.load(w);
+    const b = v128.load(w, 16);
+    let x = v128.load32_splat(v);
+    a0 = fma(x, a, a0);
+    b0 = fma(x, b, b0);
+    x = v128.load32_splat(v, 4);
+    a1 = fma(x, a, a1);
+    b1 = fma(x, b, b1);
+    x = v128.load32_splat(v, 8);
+    a2 = fma(x, a, a2);
+    b2 = fma(x, b, b2);
+    x = v128.load32_splat(v, 12);
+    a3 = fma(x, a, a3);
+    b3 = fma(x, b, b3);
+  }
+  v128.store(to, a0);
+  v128.store(to, b0, 16);
+  v128.store(to, a1, 32);
+  v128.store(to, b1, 48);
+  v128.store(to, a2, 64);
+  v128.store(to, b2, 80);
+  v128.store(to, a3, 96);
+  v128.store(to, b3, 112);
+}
+
+function addTwo(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
+  const r0 = v128.load(rescales);
+  const r1 = v128.load(rescales, 16);
+  let a0 = f32x4.mul(v128.load(to), r0);
+  let b0 = f32x4.mul(v128.load(to, 16), r1);
+  let a1 = f32x4.mul(v128.load(to, 32), r0);
+  let b1 = f32x4.mul(v128.load(to, 48), r1);
+  const end = p.weights + (n << 5);
+  for (let w = p.weights; w < end; w += 32, v += stride) {
+    const a = v128.load(w);
+    const b = v128.load(w, 16);
+    let x = v128.load32_splat(v);
+    a0 = fma(x, a, a0);
+    b0 = fma(x, b, b0);
+    x = v128.load32_splat(v, 4);
+    a1 = fma(x, a, a1);
+    b1 = fma(x, b, b1);
+  }
+  v128.store(to, a0);
+  v128.store(to, b0, 16);
+  v128.store(to, a1, 32);
+  v128.store(to, b1, 48);
+}
+
+function addOne(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
+  let a0 = f32x4.mul(v128.load(to), v128.load(rescales));
+  let b0 = f32x4.mul(v128.load(to, 16), v128.load(rescales, 16));
+  const end = p.weights + (n << 5);
+  for (let w = p.weights; w < end; w += 32, v += stride) {
+    const x = v128.load32_splat(v);
+    a0 = fma(x, v128.load(w), a0);
+    b0 = fma(x, v128.load(w, 16), b0);
+  }
+  v128.store(to, a0);
+  v128.store(to, b0, 16);
+}

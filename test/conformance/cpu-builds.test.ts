@@ -1,0 +1,204 @@
+import { after, before, describe, test } from "node:test";
+import { assert } from "chai";
+import fc from "fast-check";
+import { CPUDevice } from "../../src/devices/cpu/device.ts";
+import { threadStarter } from "../../src/devices/cpu/threads.ts";
+import type { AnyKernel } from "../../src/devices/kernel.ts";
+import { type DeviceTensor, type Tensor, tensor } from "../../src/index.ts";
+import { attentionCPU } from "../../src/kernels/attention/cpu-kernel.ts";
+import { toFloat64 } from "../../src/kernels/attention/reference.ts";
+import { inverseRootDepth, resolveAttention } from "../../src/kernels/attention/spec.ts";
+import { binary, copy, scale } from "../../src/kernels/elementwise/kernel.ts";
+import { matmul } from "../../src/kernels/matmul/kernel.ts";
+import { softmax, softmaxInPlace } from "../../src/kernels/softmax/kernel.ts";
+import { permute, transpose } from "../../src/kernels/transpose/kernel.ts";
+import { elementCount, type Shape } from "../../src/tensor/shape.ts";
+import {
+  type AttentionCaseDescription,
+  assertCase,
+  attentionCase,
+  attentionCases,
+} from "../support/attention-cases.ts";
+import { assertClose } from "../support/compare.ts";
+import { cpuVariants, relaxedSIMD, runOnCPU } from "../support/cpu-builds.ts";
+import { onnxCall } from "../support/onnx.ts";
+import { random, sweep } from "../support/random.ts";
+import { onnxCases } from "../vectors/onnx-attention.ts";
+
+// Every build of the CPU device, with one thread and several: the same results from all.
+
+/** Large enough for several threads, and with keys in several parts; and each way through the kernels. */
+const large: readonly Partial<AttentionCaseDescription>[] = [
+  { queries: 1, kv: 5000, depth: 64, kvHeads: 1 },
+  { queries: 1, kv: 14_000, depth: 16, group: 4, kvLengths: true, dtype: "float16" },
+  { queries: 200, kv: 333, depth: 32, causal: true, dtype: "bfloat16", past: 65 },
+  { queries: 70, kv: 1600, depth: 33, kvHeads: 1, window: [100, 7] },
+  { queries: 3, kv: 3000, depth: 20, group: 5, plant: "forbidden", kvLengths: true },
+  {
+    ...{ queries: 90, kv: 200, depth: 24, layout: "packed", softcap: 3, outputs: ["lse"] },
+    mask: { dtype: "bool", rank: 4, batch: true, head: true, query: true, key: "full" },
+  },
+];
+
+const plain: AttentionCaseDescription = {
+  ...{
+    seed: 5,
+    layout: "4-D",
+    dtype: "float32",
+    batch: 2,
+    kvHeads: 2,
+    group: 1,
+    queries: 1,
+    kv: 1,
+  },
+  ...{ past: 0, depth: 8, valueDepth: 24, causal: false, softcap: 0, kvLengths: false },
+  ...{ outputs: [], scores: "small", plant: "nothing" },
+};
+
+/** Made once: the reference is slow. */
+const largeCases = large.map((part) => attentionCase({ ...plain, ...part }));
+
+/** A use of a small kernel, with what plain TypeScript makes of it. */
+interface SmallCase {
+  readonly kernel: AnyKernel;
+  readonly given: Readonly<Record<string, Tensor>>;
+  readonly parameters: object;
+  readonly expected: Promise<Tensor>;
+}
+
+const shapesOfSmallKernels: readonly (readonly [AnyKernel, Record<string, Shape>, object?])[] = [
+  [matmul, { a: [150, 300], b: [300, 90], output: [150, 90] }],
+  [matmul, { a: [2, 3, 1, 700], b: [2, 3, 700, 333], output: [2, 3, 1, 333] }],
+  [matmul, { a: [7, 513], b: [513, 7], output: [7, 7] }],
+  [softmax, { input: [300, 257], output: [300, 257] }],
+  [softmaxInPlace, { values: [3, 20_000] }],
+  [transpose, { input: [3, 517, 301], output: [3, 301, 517] }],
+  [permute, { input: [50, 31, 7, 48], output: [7, 50, 31, 48] }, { permutation: [2, 0, 1, 3] }],
+  [permute, { input: [50, 31, 70], output: [70, 31, 50] }, { permutation: [2, 1, 0] }],
+  [scale, { input: [500_003], output: [500_003] }, { factor: 0.37 }],
+  [binary.mul, { a: [100_003], b: [100_003], output: [100_003] }],
+  [binary.add, { a: [100_003], b: [100_003], output: [100_003] }],
+  [copy, { input: [500_003], output: [500_003] }],
+];
+
+async function runSmall(
+  on: CPUDevice,
+  { kernel, given, parameters }: Omit<SmallCase, "expected">,
+): Promise<Tensor> {
+  const tensors = Object.fromEntries(
+    Object.entries(given).map(([name, data]) => [name, on.upload(data)]),
+  );
+  on.enqueue(kernel, tensors, parameters);
+  const result = await (tensors["output"] ?? tensors["values"])!.read();
+  for (const each of Object.values(tensors)) each.destroy();
+  return result;
+}
+
+const { normal } = random();
+const numbers = (shape: Shape): Tensor =>
+  tensor(Float32Array.from({ length: elementCount(shape) }, normal), shape);
+const plainDevice = CPUDevice.open({ build: "typescript" });
+const smallCases: readonly SmallCase[] = shapesOfSmallKernels.map(
+  ([kernel, shapes, parameters = {}]) => {
+    const given = Object.fromEntries(
+      Object.entries(shapes).map(([name, shape]) => [name, numbers(shape)]),
+    );
+    const call = { kernel, given, parameters };
+    return { ...call, expected: plainDevice.then((device) => runSmall(device, call)) };
+  },
+);
+
+for (const { title, ...options } of cpuVariants) {
+  const missing = options.build === "relaxed" ? relaxedSIMD().missing : undefined;
+  describe(`CPU device, ${title}`, { skip: missing ?? false }, () => {
+    let device: CPUDevice;
+    before(async () => {
+      device = await CPUDevice.open(options);
+    });
+    after(() => device?.destroy());
+
+    test("it is what was asked for", () => {
+      const threads = threadStarter() ? options.threads : 1;
+      assert.equal(device.build, options.build);
+      assert.equal(device.threads, threads);
+      const simd = options.build === "simd" ? "SIMD" : "relaxed SIMD";
+      assert.equal(
+        device.description,
+        options.build === "typescript"
+          ? "CPU (TypeScript)"
+          : `CPU (WebAssembly, ${simd}, ${threads} ${threads === 1 ? "thread" : "threads"})`,
+      );
+    });
+
+    test("attention, drawn at random", async () => {
+      const check = async (description: AttentionCaseDescription) => {
+        const attention = attentionCase(description);
+        assertCase(attention, await runOnCPU(device, attention), "cpu");
+      };
+      await fc.assert(fc.asyncProperty(attentionCases({ work: 1e5 }), check), sweep(60));
+    });
+
+    test("attention, large", async () => {
+      for (const attention of largeCases)
+        assertCase(attention, await runOnCPU(device, attention), "cpu");
+    });
+
+    test("ONNX's cases", async () => {
+      for (const onnx of onnxCases) {
+        const { name } = onnx;
+        const { query, key, value, options: given, expected, tolerance } = onnxCall(onnx);
+        const { problem } = resolveAttention(name, query, key, value, given, inverseRootDepth);
+        const { mask, kvLengths, pastKey, pastValue } = given;
+        const inputs = { query, key, value, mask, kvLengths, pastKey, pastValue };
+        const names = problem.outputs;
+        const tensors = Object.fromEntries([
+          ...Object.entries(inputs).flatMap(([key, t]) => (t ? [[key, device.upload(t)]] : [])),
+          ...names.map((key) => [key, device.allocate(expected[key]!.dtype, expected[key]!.shape)]),
+        ]);
+        device.enqueue(attentionCPU, tensors as never, { problem, operation: name });
+        for (const key of names) {
+          const target = expected[key]!;
+          const got = await tensors[key]!.read();
+          assertClose(`${name} ${key}`, got, toFloat64(target), tolerance);
+        }
+        for (const each of Object.values<DeviceTensor>(tensors)) each.destroy();
+      }
+    });
+
+    test("the small kernels agree with TypeScript", async () => {
+      for (const call of smallCases) {
+        const got = await runSmall(device, call);
+        const expected = Float64Array.from((await call.expected).data);
+        assertClose(call.kernel.name, got, expected, { absolute: 1e-4, relative: 1e-5 });
+      }
+    });
+
+    test("a chain of calls, none awaited, and tensors destroyed at once", async () => {
+      const shape = [300, 300];
+      const ones = tensor(new Float32Array(300 * 300).fill(1 / 300), shape);
+      let product = device.upload(ones);
+      const factor = device.upload(ones);
+      for (let i = 0; i < 10; i++) {
+        const next = device.allocate("float32", shape);
+        device.enqueue(matmul, { a: product, b: factor, output: next });
+        product.destroy();
+        product = next;
+      }
+      const reading = product.read();
+      product.destroy();
+      factor.destroy();
+      const { data } = await reading;
+      const worst = Math.max(...Array.from(data, (x) => Math.abs(x - 1 / 300)));
+      assert.isBelow(worst, 1e-6);
+    });
+
+    test("all memory is given back", () => {
+      const scratch = device.memory.used;
+      const t = device.allocate("float32", [1000]);
+      assert.isAbove(device.memory.used, scratch);
+      t.destroy();
+      t.destroy();
+      assert.equal(device.memory.used, scratch);
+    });
+  });
+}
