@@ -1,4 +1,4 @@
-import type { Device, DeviceTensor } from "./devices/device.ts";
+import { checkDeviceTensor, type Device, type DeviceTensor } from "./devices/device.ts";
 import { requestDevice } from "./devices/request-device.ts";
 import type { Model } from "./engine/model.ts";
 import { InferenceSession } from "./engine/session.ts";
@@ -10,6 +10,7 @@ import {
   splitOptions,
 } from "./graph/ops/scaled-dot-product-attention.ts";
 import { TensorType } from "./graph/tensor-type.ts";
+import { checkVariant } from "./kernels/attention/select.ts";
 import {
   type AttentionOptions,
   type AttentionResults,
@@ -105,8 +106,11 @@ async function call(
     else if (input?.device) device ??= input.device;
     else refuse(operation, `${names[i]} must be a tensor`, input);
   }
+  for (const [i, input] of inputs.entries())
+    if (!isTensor(input)) checkDeviceTensor(operation, names[i]!, input, device!);
   const defaultScale = operation === "attention" ? unscaled : inverseRootDepth;
-  const { problem } = resolveAttention(operation, q, k, v, options, defaultScale);
+  const { problem, variant } = resolveAttention(operation, q, k, v, options, defaultScale);
+  checkVariant(operation, variant);
   if (options.kvLengths && isTensor(options.kvLengths))
     checkKvLengths(operation, problem, options.kvLengths);
   device ??= await sharedDevice();

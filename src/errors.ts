@@ -33,8 +33,8 @@ export class ThreadError extends Error {
 }
 
 /** Throws a {@link QkvError} reading `operation: rule, got …`. */
-export function refuse(operation: string, rule: string, got?: unknown): never {
-  throw new QkvError(`${operation}: ${rule}${got === undefined ? "" : `, got ${describe(got)}`}`);
+export function refuse(operation: string, rule: string, ...got: [] | [unknown]): never {
+  throw new QkvError(`${operation}: ${rule}${got.length === 0 ? "" : `, got ${describe(got[0])}`}`);
 }
 
 /** A short, unambiguous spelling of a value for an error message. */
@@ -43,6 +43,8 @@ export function describe(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(describe).join(", ")}]`;
   if (typeof value === "function") return `a function${value.name ? ` (${value.name})` : ""}`;
   if (value === null || typeof value !== "object") return String(value);
+  if ("data" in value && "dtype" in value && "shape" in value && Array.isArray(value.shape))
+    return `a host tensor ${value.dtype}[${value.shape.join(", ")}]`;
   // Types and the like spell themselves; typed arrays would spell every element.
   if (value.toString !== Object.prototype.toString && !ArrayBuffer.isView(value)) return `${value}`;
   const kind = Object.getPrototypeOf(value)?.constructor?.name;

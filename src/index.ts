@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 export { type AttentionCallOptions, attention, scaledDotProductAttention } from "./attention.ts";
 export type { Capabilities, MatrixShape } from "./devices/capabilities.ts";
 export type { CPUDevice, CPUTensor } from "./devices/cpu/device.ts";

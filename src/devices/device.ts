@@ -73,18 +73,24 @@ export interface Device extends Disposable {
   prepare(program: Program): PreparedProgram;
 }
 
+/** Whether `value` is a tensor of some device. */
+export function isDeviceTensor(value: unknown): value is DeviceTensor {
+  return typeof value === "object" && value !== null && "device" in value && "read" in value;
+}
+
 /** Throws unless `value` is a live tensor of `device`. */
 export function checkDeviceTensor(
   operation: string,
   argument: string,
-  value: DeviceTensor,
+  value: unknown,
   device: Device,
-): void {
+): asserts value is DeviceTensor {
+  if (!isDeviceTensor(value))
+    refuse(operation, `${argument} must be a device tensor (see device.upload)`, value);
   if (value.device !== device)
     refuse(
       operation,
-      `${argument} must be on the same device`,
-      `a tensor on ${value.device.description}`,
+      `${argument} must be on the same device, got a tensor on ${value.device.description}`,
     );
   if (value.destroyed) refuse(operation, `${argument} must not be a released tensor`);
 }

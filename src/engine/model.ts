@@ -2,6 +2,7 @@ import {
   checkDeviceTensor,
   type Device,
   type DeviceTensor,
+  isDeviceTensor,
   type PreparedProgram,
 } from "../devices/device.ts";
 import { describe, refuse } from "../errors.ts";
@@ -101,7 +102,7 @@ export class Model implements Disposable {
         refuse(
           `${this.graph.name}.encode`,
           `input ${i} must be on the device (see device.upload)`,
-          "a host tensor",
+          input,
         );
     });
     this.#withInputs(inputs, (tensors, plan, program) => {
@@ -154,11 +155,13 @@ export class Model implements Disposable {
 
   #checkValues(values: DimensionValues): DimensionValues {
     for (const name of this.#names)
-      if (!(Number.isSafeInteger(values[name]) && values[name]! >= 1))
+      if (
+        !(Object.hasOwn(values, name) && Number.isSafeInteger(values[name]) && values[name]! >= 1)
+      )
         refuse(
           this.graph.name,
           `dimension ${describe(name)} must be given an integer of 1 or more`,
-          values[name],
+          Object.hasOwn(values, name) ? values[name] : undefined,
         );
     return values;
   }
@@ -187,7 +190,7 @@ export class Model implements Disposable {
     const { inputTypes, name } = this.graph;
     if (inputs.length !== inputTypes.length)
       refuse(name, `it takes ${inputTypes.length} inputs`, inputs.length);
-    const values: Record<string, number> = {};
+    const values: Record<string, number> = Object.create(null); // a name may be "constructor"
     for (const [i, input] of inputs.entries())
       this.#checkInput(`input ${i}`, inputTypes[i]!, input, values);
     for (const [i, input] of inputs.entries())
@@ -243,8 +246,18 @@ export class Model implements Disposable {
     input: ModelInput,
     values: DimensionValues,
   ): void {
+    const { name } = this.graph;
+    if (isGPUBuffer(input)) {
+      const unknown = type.names.find((dimension) => values[dimension] === undefined);
+      if (unknown)
+        refuse(
+          name,
+          `${argument} must be a tensor, since a GPUBuffer does not tell dimension ${describe(unknown)}`,
+        );
+      return;
+    }
     const lengths = type.resolve(values);
-    if (!isGPUBuffer(input) && !sameShape(lengths, input.shape)) {
+    if (!sameShape(lengths, input.shape)) {
       const under = Object.entries(values).map(([name, value]) => `${name} = ${value}`);
       refuse(
         this.graph.name,
@@ -275,10 +288,6 @@ export class Model implements Disposable {
       taken.add(output.memory);
     });
   }
-}
-
-function isDeviceTensor(value: unknown): value is DeviceTensor {
-  return typeof value === "object" && value !== null && "device" in value && "read" in value;
 }
 
 function isGPUBuffer(value: unknown): value is GPUBuffer {

@@ -208,6 +208,21 @@ function usedNodes(body: GraphBody): Node[] {
   return body.nodes.filter((node) => used.has(node));
 }
 
+/** Refuses a kernel that writes what it also reads, or an input of its op, which others may read. */
+function checkWrites<T>(
+  op: string,
+  kernel: AnyKernel,
+  tensors: Readonly<Record<string, T | undefined>>,
+  inputs: readonly T[],
+  identity: (tensor: T) => unknown,
+): void {
+  checkAliasing(kernel, tensors, identity);
+  const read = new Set(inputs.map(identity));
+  for (const [name, tensor] of Object.entries(tensors))
+    if (tensor !== undefined && !isRead(kernel, name) && read.has(identity(tensor)))
+      refuse(kernel.name, `${name} is written, so it must not be an input of op ${op}`);
+}
+
 function kernelStep(
   op: string,
   kernel: AnyKernel,
@@ -219,10 +234,6 @@ function kernelStep(
     Object.entries(tensors).filter(([, tensor]) => tensor !== undefined),
   );
   if (!capabilities) return { kind: "kernel", op, kernel, tensors: present, parameters };
-  checkAliasing(kernel, present, ({ storage }) => storage);
-  for (const [name, { storage }] of Object.entries(present))
-    if (!isRead(kernel, name) && (storage.role === "input" || storage.role === "constant"))
-      refuse(kernel.name, `${name} is written, so it must not be an input of op ${op}`);
   return {
     kind: "kernel",
     op,
@@ -261,15 +272,9 @@ function recordKernels(
       return new RecordedTensor(storage, dtype, [...shape], note);
     },
     enqueue(kernel, tensors, ...[kernelParameters = {}]) {
-      steps.push(
-        kernelStep(
-          label,
-          kernel,
-          tensors as Record<string, RecordedTensor>,
-          kernelParameters,
-          capabilities,
-        ),
-      );
+      const recorded = tensors as Readonly<Record<string, RecordedTensor>>;
+      checkWrites(op.name, kernel, recorded, inputs, ({ storage }) => storage);
+      steps.push(kernelStep(label, kernel, recorded, kernelParameters, capabilities));
     },
   });
 }
@@ -315,8 +320,11 @@ function recordOnCPU(
           checkShape(op.name, "shape of allocate", shape);
           return new HostTensor({ data: allocateData(dtype, elementCount(shape)), dtype, shape });
         },
-        enqueue: (kernel, tensors, ...[kernelParameters = {}]) =>
-          runKernel(kernel, tensors as Readonly<Record<string, HostView>>, kernelParameters),
+        enqueue(kernel, tensors, ...[kernelParameters = {}]) {
+          const views = tensors as Readonly<Record<string, HostView>>;
+          checkWrites(op.name, kernel, views, inputViews, ({ data }) => data);
+          runKernel(kernel, views, kernelParameters);
+        },
       }),
   };
 }

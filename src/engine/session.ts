@@ -1,6 +1,7 @@
+import type { Capabilities } from "../devices/capabilities.ts";
 import type { Device } from "../devices/device.ts";
 import { presentTensors } from "../devices/kernel.ts";
-import { describe, refuse } from "../errors.ts";
+import { describe, QkvError, refuse } from "../errors.ts";
 import type { DimensionValues } from "../graph/dimension.ts";
 import { Graph } from "../graph/graph.ts";
 import { Model } from "./model.ts";
@@ -19,7 +20,7 @@ export class InferenceSession {
 
   /**
    * Makes a graph ready to execute: records its ops, plans its memory, and compiles its kernels, in
-   * parallel. A graph with named dimensions is recorded for small and large lengths of each, so that
+   * parallel. A graph with named dimensions is recorded for many lengths of each, so that
    * all its kernels are compiled here; memory is planned when an execute brings the lengths.
    *
    * @throws QkvError if an op refuses its inputs; rejects with `CompilationError` if a kernel's WGSL
@@ -40,9 +41,7 @@ export class InferenceSession {
         if (!names.includes(name))
           refuse(graph.name, `dimension ${describe(name)} must be that of an input`);
     if (capabilities) {
-      const recordings: Recording[] = probes(names).map((values) =>
-        record(graph, values, capabilities),
-      );
+      const recordings = recordProbes(graph, names, capabilities);
       await this.device.compile(
         recordings.flatMap(({ steps }) =>
           steps.flatMap((step) =>
@@ -59,16 +58,50 @@ export class InferenceSession {
   }
 }
 
-/** Lengths at which kernels switch variants lie between these. */
-const probeLengths = [1, 16, 1024];
+/** Lengths between which kernels switch variants. */
+const probeLengths = [1, 2, 4, 8, 32, 1024, 16384];
 
-/** Lengths to record with: every combination for a few names, all names alike for many. */
+/**
+ * Values to record with: every combination for up to three names; for more, every combination of each two,
+ * the others short or long.
+ */
 function probes(names: readonly string[]): DimensionValues[] {
-  if (names.length > 3)
-    return probeLengths.map((length) => Object.fromEntries(names.map((name) => [name, length])));
-  return names.reduce<DimensionValues[]>(
-    (all, name) =>
-      all.flatMap((values) => probeLengths.map((length) => ({ ...values, [name]: length }))),
-    [{}],
-  );
+  const combine = (over: readonly string[], base: DimensionValues): DimensionValues[] =>
+    over.reduce(
+      (all, name) =>
+        all.flatMap((values) => probeLengths.map((length) => ({ ...values, [name]: length }))),
+      [base],
+    );
+  if (names.length <= 3) return combine(names, {});
+  return [1, 1024].flatMap((length) => {
+    const base = Object.fromEntries(names.map((name) => [name, length]));
+    return names.flatMap((first, i) =>
+      names.slice(i + 1).flatMap((second) => combine([first, second], base)),
+    );
+  });
+}
+
+/**
+ * Records a graph with every probe, whatever a device's limits on sizes: only kernels matter here. A probe
+ * that an op refuses tells nothing, unless all are refused.
+ */
+function recordProbes(
+  graph: Graph,
+  names: readonly string[],
+  capabilities: Capabilities,
+): Recording[] {
+  if (names.length === 0) return [record(graph, {}, capabilities)];
+  const unlimited = { ...capabilities, bindingBytes: Number.POSITIVE_INFINITY };
+  const recordings: Recording[] = [];
+  let refused: unknown;
+  for (const values of probes(names)) {
+    try {
+      recordings.push(record(graph, values, unlimited));
+    } catch (error) {
+      if (!(error instanceof QkvError)) throw error;
+      refused = error;
+    }
+  }
+  if (recordings.length === 0) throw refused;
+  return recordings;
 }

@@ -1,4 +1,5 @@
 import { describe, refuse } from "../errors.ts";
+import { elementCount } from "../tensor/shape.ts";
 import { checkTensor, type Tensor } from "../tensor/tensor.ts";
 import type { AnyOp } from "./op.ts";
 import { TensorType } from "./tensor-type.ts";
@@ -39,6 +40,8 @@ export class Graph {
       refuse(name, "inputTypes must be an array of TensorType", inputTypes);
     this.inputTypes = inputTypes;
     for (const op of customExtensions) {
+      if (typeof op?.name !== "string" || typeof op.infer !== "function")
+        refuse(name, "customExtensions must be ops made by defineOp", op);
       if (this.#extensions.has(op.name))
         refuse(name, "customExtensions must have distinct names", op.name);
       this.#extensions.set(op.name, op);
@@ -66,24 +69,20 @@ export class Graph {
       if (value.graph !== this)
         refuse(
           operation,
-          `${argument} must be a value of graph ${describe(this.name)}`,
-          `one of ${describe(value.graph.name)}`,
+          `${argument} must be a value of graph ${describe(this.name)}, got one of ${describe(value.graph.name)}`,
         );
       return value;
     }
     checkTensor(operation, argument, value);
-    return new Value(this, new TensorType(value.dtype, value.shape), {
-      kind: "constant",
-      tensor: value,
-    });
+    const { dtype, shape } = value;
+    const data = value.data.slice(0, elementCount(shape)); // the caller may change it later
+    const tensor = { dtype, shape: [...shape], data };
+    return new Value(this, new TensorType(dtype, shape), { kind: "constant", tensor });
   }
 
   /** Adds a node. For ops. @internal */
   add(op: AnyOp, inputs: readonly Value[], parameters: object): readonly Value[] {
-    const types = op.infer(
-      inputs.map(({ type }) => type),
-      parameters,
-    );
+    const types = inferTypes(op, inputs, parameters);
     const outputs: Value[] = [];
     const node: Node = { op, inputs, outputs, parameters };
     for (const [index, type] of types.entries())
@@ -91,6 +90,21 @@ export class Graph {
     this.#nodes.push(node);
     return outputs;
   }
+}
+
+/** The types of an op's outputs, by its own `infer`. */
+export function inferTypes(
+  op: AnyOp,
+  inputs: readonly Value[],
+  parameters: object,
+): readonly TensorType[] {
+  const types = op.infer(
+    inputs.map(({ type }) => type),
+    parameters,
+  );
+  if (!Array.isArray(types) || !types.every((type) => type instanceof TensorType))
+    refuse(op.name, "infer must return an array of TensorType", types);
+  return types;
 }
 
 /** The graph that an op's arguments belong to: that of the first which is a value. */

@@ -31,7 +31,7 @@ export interface OpDefinition<Parameters = object> {
   readonly name: string;
   /**
    * The types of the outputs for given inputs; throws on inputs or parameters that the op does not take.
-   * Shapes may hold names. Runs while the graph is built, and again with numbers when it is recorded.
+   * Shapes may hold names. Runs while the graph is built.
    */
   infer(inputs: readonly TensorType[], parameters: Parameters): readonly TensorType[];
   /** Records the kernels that compute the outputs. */

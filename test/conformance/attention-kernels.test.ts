@@ -123,6 +123,27 @@ const needs: Partial<Record<AttentionVariant, (capabilities: Capabilities) => bo
   "decode-subgroups": ({ subgroups }) => subgroups !== undefined,
 };
 
+/** Makes every kernel take more than 12 workgroups, and at most 144. */
+const folding: AttentionCaseDescription = {
+  seed: 1,
+  layout: "4-D",
+  dtype: "float32",
+  batch: 1,
+  kvHeads: 1,
+  group: 1,
+  queries: 100,
+  kv: 990,
+  past: 10,
+  depth: 16,
+  valueDepth: 16,
+  causal: true,
+  softcap: 0,
+  kvLengths: false,
+  outputs: ["lse", "weights", "presentKey"],
+  scores: "small",
+  plant: "nothing",
+};
+
 onEachWebGPU("attention kernels", (device) => {
   for (const variant of attentionVariants)
     test(`${variant}: random cases, where the device can run it`, async () => {
@@ -154,6 +175,24 @@ onEachWebGPU("attention kernels", (device) => {
         { ...sweep(2), endOnFailure: true },
       );
     });
+
+  test("grids over the limit of an axis fold into two", async () => {
+    const { capabilities } = device();
+    const limited: { capabilities: Capabilities } = device();
+    limited.capabilities = { ...capabilities, workgroupsPerDimension: 12 };
+    try {
+      for (const variant of ["prefill-small", "decode"])
+        await runCase(device(), folding, (problem) =>
+          tweaked(selectAttention(problem, capabilities, variant), {
+            splits: 3,
+            small: true,
+            rows: 4,
+          }),
+        );
+    } finally {
+      limited.capabilities = capabilities;
+    }
+  });
 });
 
 describe("attention: the choice of a kernel", () => {

@@ -295,12 +295,15 @@ onEachDevice("scaledDotProductAttention", (device) => {
       });
   });
 
-  for (const dtype of ["float32", "float16", "bfloat16"] as const)
+  for (const [i, dtype] of (["float32", "float16", "bfloat16"] as const).entries())
     test(`random cases of ${dtype}`, async () => {
       const ownNumber = 6;
-      // With QKV_CASES: beside the kernels that are there, one more for every 40 cases.
+      // With QKV_CASES: beside the kernels that are there, one more for every 80 cases.
       const kernels = fc
-        .sample(attentionCases(), { seed, numRuns: Math.floor(sweepCases(ownNumber) / 40) })
+        .sample(attentionCases(), {
+          seed: seed + i,
+          numRuns: Math.floor(sweepCases(ownNumber) / 80),
+        })
         .map(kernelOf);
       const cases = fc.oneof(
         ...[...commonKernels, ...kernels].map((kernel) =>

@@ -1,4 +1,5 @@
-import { describe } from "node:test";
+import { before, describe } from "node:test";
+import { compileAtOnce } from "../support/compile-at-once.ts";
 import { onEachDevice } from "../support/devices.ts";
 import { testAttentionCall, testAttentionOp, testAttentionPlans } from "./attention-op.ts";
 import { testKernels } from "./kernels.ts";
@@ -7,6 +8,7 @@ import { testKernels } from "./kernels.ts";
 // longer than to run them.
 
 onEachDevice("unfused attention", (device, kind) => {
+  before(() => compileAtOnce(device()));
   describe("its kernels", () => testKernels(device, kind));
   describe("the op", () => testAttentionOp(device, kind));
 });

@@ -17,6 +17,9 @@ export class PlanningDevice implements Device {
   /** WGSL that programs need and no load has compiled: at execute, a stall. */
   readonly missed = new Map<string, string>();
 
+  /** Programs prepared. */
+  programs = 0;
+
   constructor(capabilities: Capabilities) {
     this.capabilities = capabilities;
   }
@@ -28,6 +31,7 @@ export class PlanningDevice implements Device {
   }
 
   prepare({ steps }: Program): PreparedProgram {
+    this.programs++;
     for (const step of steps)
       if (step.kind === "kernel" && !this.compiled.has(step.launch!.wgsl))
         this.missed.set(step.launch!.wgsl, `${step.kernel.name}: ${step.launch!.variant}`);

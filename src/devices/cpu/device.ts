@@ -1,5 +1,5 @@
 import { QkvError, refuse } from "../../errors.ts";
-import { type DType, tensorBytes } from "../../tensor/dtype.ts";
+import { checkDType, type DType, tensorBytes } from "../../tensor/dtype.ts";
 import { checkShape, elementCount, type Shape } from "../../tensor/shape.ts";
 import { checkTensor, type Tensor } from "../../tensor/tensor.ts";
 import {
@@ -8,7 +8,7 @@ import {
   type DeviceTensor,
   type PreparedProgram,
 } from "../device.ts";
-import { type AnyKernel, presentTensors } from "../kernel.ts";
+import { type AnyKernel, checkAliasing, presentTensors } from "../kernel.ts";
 import type { Program } from "../program.ts";
 import {
   type Block,
@@ -155,6 +155,7 @@ export class CPUDevice implements Device {
   }
 
   allocate(dtype: DType, shape: Shape): CPUTensor {
+    checkDType("allocate", dtype);
     checkShape("allocate", "shape", shape);
     return new CPUTensor(this, this.memory.allocate(tensorBytes(dtype, shape)), dtype, [...shape]);
   }
@@ -165,7 +166,8 @@ export class CPUDevice implements Device {
     parameters: object = {},
   ): void {
     const names = presentTensors(kernel, tensors);
-    for (const name of names) checkDeviceTensor(kernel.name, name, tensors[name]!, this);
+    for (const name of names) checkDeviceTensor(kernel.name, name, tensors[name], this);
+    checkAliasing(kernel, tensors, ({ memory }) => memory);
     const given = names.map((name) => tensors[name] as CPUTensor);
     const bound = given.map(({ dtype, shape }, buffer) => ({ buffer, dtype, shape }));
     const written = names.flatMap((name, i) => (/write/.test(kernel.tensors[name]) ? [i] : []));

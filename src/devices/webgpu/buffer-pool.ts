@@ -3,10 +3,14 @@ import { GPUOperationError, refuse } from "../../errors.ts";
 /** A buffer of the pool, with what must be known of it beside the `GPUBuffer`. */
 export interface PooledBuffer {
   readonly gpuBuffer: GPUBuffer;
+  /** Counts up in the order of creation. */
+  readonly number: number;
   /** Bytes of the buffer: at least what was asked for. */
   readonly capacity: number;
   /** Resolves to the error if the memory could not be had; forgotten once it is known that it could. */
   failure?: Promise<GPUOperationError | undefined> | undefined;
+  /** Known to have no memory. */
+  failed?: boolean;
 }
 
 /** Free buffers are kept up to this many bytes, the most recently used ones. */
@@ -52,13 +56,14 @@ export class BufferPool {
     if (bytes > limit)
       refuse(operation, `a tensor may take the device's maxBufferSize of ${limit} bytes`, bytes);
     const capacity = capacityFor(bytes, limit);
-    const index = this.#free.findLastIndex((buffer) => buffer.capacity === capacity);
-    if (index >= 0) {
-      const [buffer] = this.#free.splice(index, 1);
-      this.#freeBytes -= capacity;
-      return buffer!;
-    }
-    return this.#create(capacity);
+    // The oldest that fits: the same calls then get the same buffers again, and find their bind groups.
+    let oldest: PooledBuffer | undefined;
+    for (const buffer of this.#free)
+      if (buffer.capacity === capacity && !(oldest && oldest.number < buffer.number))
+        oldest = buffer;
+    if (!oldest) return this.#create(capacity);
+    this.#take(oldest);
+    return oldest;
   }
 
   #create(capacity: number): PooledBuffer {
@@ -69,13 +74,15 @@ export class BufferPool {
       size: capacity,
       usage: this.#usage,
     });
-    const buffer: PooledBuffer = { gpuBuffer, capacity };
+    const buffer: PooledBuffer = { gpuBuffer, capacity, number: this.#created };
     buffer.failure = this.#device.popErrorScope().then(
       (error) => {
         if (!error) {
           buffer.failure = undefined;
           return undefined;
         }
+        buffer.failed = true;
+        if (this.#free.includes(buffer)) this.#take(buffer);
         return new GPUOperationError(
           `allocate: no memory for ${capacity} bytes on the GPU (${error.message})`,
         );
@@ -85,7 +92,13 @@ export class BufferPool {
     return buffer;
   }
 
+  #take(buffer: PooledBuffer): void {
+    this.#free.splice(this.#free.indexOf(buffer), 1);
+    this.#freeBytes -= buffer.capacity;
+  }
+
   release(buffer: PooledBuffer): void {
+    if (buffer.failed) return;
     this.#free.push(buffer);
     this.#freeBytes += buffer.capacity;
     while (this.#freeBytes > freeBytesKept) {

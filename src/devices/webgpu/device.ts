@@ -41,7 +41,8 @@ export class WebGPUDevice implements Device {
   readonly #stagingPool: BufferPool;
   readonly #ownsDevice: boolean;
   #lost: DeviceLostError | undefined;
-  readonly #whenLost: Promise<DeviceLostError>;
+  /** Of the reads in flight. */
+  readonly #whenLost = new Set<(error: DeviceLostError) => void>();
 
   /**
    * @param gpuDevice A live device. It is destroyed with this object only if `ownsDevice`.
@@ -68,10 +69,7 @@ export class WebGPUDevice implements Device {
     );
     this.pipelines = new PipelineCache(gpuDevice);
     this.#ownsDevice = ownsDevice;
-    this.#whenLost = gpuDevice.lost.then(({ message, reason }) => {
-      this.#lost = lostError(message || reason);
-      return this.#lost;
-    });
+    gpuDevice.lost.then(({ message, reason }) => this.#lose(message || reason));
   }
 
   /** Buffers and pipelines created so far: a steady state creates none. */
@@ -146,7 +144,7 @@ export class WebGPUDevice implements Device {
     this.checkAlive();
     const names = presentTensors(kernel, tensors);
     const given = names.map((name) => {
-      checkDeviceTensor(kernel.name, name, tensors[name]!, this);
+      checkDeviceTensor(kernel.name, name, tensors[name], this);
       return tensors[name] as WebGPUTensor;
     });
     checkAliasing(
@@ -156,6 +154,9 @@ export class WebGPUDevice implements Device {
     );
     const launch = planLaunch(kernel, tensors, parameters, this.capabilities);
     const bound = given.map(({ dtype, shape }, buffer): BoundTensor => ({ buffer, dtype, shape }));
+    const uses = (pattern: RegExp) =>
+      names.flatMap((name, i) => (pattern.test(kernel.tensors[name]) ? [i] : []));
+    const [read, written] = [uses(/^read/), uses(/write/)];
     const program = this.prepare({
       name: kernel.name,
       buffers: given.map(({ byteLength }) => ({ role: "output", bytes: byteLength })),
@@ -169,11 +170,14 @@ export class WebGPUDevice implements Device {
           launch,
         },
       ],
-      inputs: [],
-      outputs: bound,
+      inputs: read.map((i) => bound[i]!),
+      outputs: written.map((i) => bound[i]!),
       constants: new Map(),
     });
-    program.run([], given);
+    program.run(
+      read.map((i) => given[i]!),
+      written.map((i) => given[i]!),
+    );
     program.destroy();
   }
 
@@ -225,11 +229,19 @@ export class WebGPUDevice implements Device {
       () => undefined,
       (error: unknown) => error ?? new Error("mapAsync failed"),
     );
-    const errors = await Promise.race([
-      Promise.all([failure, staging.failure, copyFailure, mapped]),
-      this.#whenLost.then((error) => [error]),
-    ]);
-    const error = this.#lost ?? errors.find(Boolean);
+    const failed = await new Promise<unknown>((resolve) => {
+      this.#whenLost.add(resolve);
+      Promise.all([failure, staging.failure, copyFailure, mapped]).then((errors) => {
+        const fail = () => {
+          this.#whenLost.delete(resolve);
+          resolve(errors.find(Boolean));
+        };
+        // A map fails with the device, of whose loss some implementations tell a moment later.
+        if (errors[3] && !errors.slice(0, 3).some(Boolean)) setTimeout(fail, 1000);
+        else fail();
+      });
+    });
+    const error = this.#lost ?? failed;
     if (error) {
       staging.gpuBuffer.destroy();
       throw error instanceof Error ? error : new GPUOperationError(String(error));
@@ -253,9 +265,17 @@ export class WebGPUDevice implements Device {
     this.tensorPool.release(buffer);
   }
 
+  #lose(reason: string): void {
+    this.#lost ??= lostError(reason);
+    for (const fail of this.#whenLost) fail(this.#lost);
+  }
+
   destroy(): void {
-    if (this.#ownsDevice) this.gpuDevice.destroy();
-    else for (const pool of [this.tensorPool, this.uniformPool, this.#stagingPool]) pool.destroy();
+    if (this.#ownsDevice) {
+      this.#lose("destroyed");
+      this.gpuDevice.destroy();
+    } else
+      for (const pool of [this.tensorPool, this.uniformPool, this.#stagingPool]) pool.destroy();
   }
 
   [Symbol.dispose](): void {

@@ -19,11 +19,17 @@ export class CompilationError extends GPUOperationError {
   }
 }
 
+interface CachedPipeline {
+  readonly pipeline: GPUComputePipeline;
+  /** Resolves to its error, if it has one; forgotten once it is known to have none. */
+  failure?: Promise<GPUOperationError | undefined>;
+}
+
 /** Compiles WGSL once: pipelines are cached by their text and their bindings. */
 export class PipelineCache {
   readonly #device: GPUDevice;
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
-  readonly #pipelines = new Map<string, GPUComputePipeline>();
+  readonly #pipelines = new Map<string, CachedPipeline>();
   readonly #compiling = new Map<string, Promise<void>>();
 
   constructor(device: GPUDevice) {
@@ -58,7 +64,12 @@ export class PipelineCache {
   /** Compiles, unless it is compiled already. Rejects with {@link CompilationError}. */
   async compile(kernel: AnyKernel, names: readonly string[], launch: Launch): Promise<void> {
     const key = this.#key(kernel, names, launch);
-    if (this.#pipelines.has(key)) return;
+    const known = this.#pipelines.get(key);
+    if (known) {
+      const error = await known.failure;
+      if (error) throw error;
+      return;
+    }
     let compiling = this.#compiling.get(key);
     if (!compiling) {
       compiling = this.#compile(key, kernel, names, launch).finally(() =>
@@ -80,7 +91,8 @@ export class PipelineCache {
     const descriptor = this.#descriptor(kernel, names, launch);
     const scope = this.#device.popErrorScope();
     try {
-      this.#pipelines.set(key, await this.#device.createComputePipelineAsync(descriptor));
+      const pipeline = await this.#device.createComputePipelineAsync(descriptor);
+      this.#pipelines.set(key, { pipeline });
     } catch (error) {
       throw await compilationError(kernel, descriptor.compute.module, error);
     } finally {
@@ -88,18 +100,11 @@ export class PipelineCache {
     }
   }
 
-  /**
-   * The pipeline, compiled now if it was not before. `failure` is set for one compiled now, and resolves
-   * to its error if it has one.
-   */
-  get(
-    kernel: AnyKernel,
-    names: readonly string[],
-    launch: Launch,
-  ): { pipeline: GPUComputePipeline; failure?: Promise<GPUOperationError | undefined> } {
+  /** The pipeline, compiled now if it was not before. */
+  get(kernel: AnyKernel, names: readonly string[], launch: Launch): CachedPipeline {
     const key = this.#key(kernel, names, launch);
     const known = this.#pipelines.get(key);
-    if (known) return { pipeline: known };
+    if (known) return known;
     this.#device.pushErrorScope("validation");
     const descriptor = this.#descriptor(kernel, names, launch);
     const pipeline = this.#device.createComputePipeline(descriptor);
@@ -107,8 +112,10 @@ export class PipelineCache {
       (error) => (error ? compilationError(kernel, descriptor.compute.module, error) : undefined),
       () => undefined,
     );
-    this.#pipelines.set(key, pipeline);
-    return { pipeline, failure };
+    const cached: CachedPipeline = { pipeline, failure };
+    failure.then((error) => error || delete cached.failure);
+    this.#pipelines.set(key, cached);
+    return cached;
   }
 
   #key(kernel: AnyKernel, names: readonly string[], launch: Launch): string {
@@ -132,10 +139,15 @@ async function compilationError(
   module: GPUShaderModule,
   error: unknown,
 ): Promise<CompilationError> {
-  const info = await module.getCompilationInfo().catch(() => undefined);
+  const getInfo = async () => module.getCompilationInfo(); // not there in bun-webgpu, which throws
+  const info = await getInfo().catch(() => undefined);
   const messages = (info?.messages ?? [])
     .filter(({ type }) => type === "error")
-    .map(({ lineNum, linePos, message }) => ({ line: lineNum, column: linePos, text: message }));
+    .map(({ lineNum, linePos, message }) => ({
+      line: lineNum,
+      column: linePos,
+      text: message.trim(), // naga's begins with an empty line
+    }));
   const { message = error } = error as { message?: unknown };
   return new CompilationError(kernel.name, messages, String(message));
 }

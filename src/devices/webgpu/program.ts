@@ -86,6 +86,7 @@ export class WebGPUProgram implements PreparedProgram {
   }
 
   run(inputs: readonly WebGPUTensor[], outputs: readonly WebGPUTensor[]): void {
+    this.#device.checkAlive();
     const { gpuDevice } = this.#device;
     gpuDevice.pushErrorScope("validation");
     const { groups } = this.#bind(inputs, outputs);
@@ -104,6 +105,7 @@ export class WebGPUProgram implements PreparedProgram {
     inputs: readonly WebGPUTensor[],
     outputs: readonly WebGPUTensor[],
   ): void {
+    this.#device.checkAlive();
     this.#encoded = true;
     this.#device.gpuDevice.pushErrorScope("validation");
     const { groups } = this.#bind(inputs, outputs);
@@ -132,8 +134,9 @@ export class WebGPUProgram implements PreparedProgram {
     inputs: readonly WebGPUTensor[],
     outputs: readonly WebGPUTensor[],
   ): void {
-    const all = [failure, ...this.#failures];
-    for (const { failure: earlier } of inputs) if (earlier) all.push(earlier);
+    // The cause before what it entails.
+    const all = [...this.#failures, failure];
+    for (const { failure: earlier } of inputs) if (earlier) all.unshift(earlier);
     const first =
       all.length === 1 ? failure : Promise.all(all).then((errors) => errors.find(Boolean));
     for (const output of outputs) {

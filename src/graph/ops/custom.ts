@@ -1,6 +1,6 @@
 import { refuse } from "../../errors.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { graphOf } from "../graph.ts";
+import { graphOf, inferTypes } from "../graph.ts";
 import { TensorType } from "../tensor-type.ts";
 import type { Value } from "../value.ts";
 
@@ -35,10 +35,7 @@ export function custom(
     !(Array.isArray(outTypes) && outTypes.every((type) => type instanceof TensorType))
   )
     refuse(operation, "outTypes must be an array of TensorType", outTypes);
-  const inferred = op.infer(
-    inputs.map(({ type }) => type),
-    parameters,
-  );
+  const inferred = inferTypes(op, inputs, parameters);
   if (
     outTypes &&
     !(outTypes.length === inferred.length && outTypes.every((type, i) => type.equals(inferred[i]!)))

@@ -71,6 +71,7 @@ export function recordChoice<T extends TensorShape>(
   const key = withPast(tensors.pastKey, tensors.key, tensors.presentKey, depth);
   const value = withPast(tensors.pastValue, tensors.value, tensors.presentValue, valueDepth);
 
+  const variant = `${choice.variant} (${choice.reason})`;
   const rows = batch * queryHeads * queries;
   const rules = { ...(mask && { mask }), ...(kvLengths && { kvLengths }) };
   const inputs = { query, key, value, ...rules };
@@ -79,21 +80,21 @@ export function recordChoice<T extends TensorShape>(
   const statistics = tensors.weights && context.allocate("float32", [rows, 1, 2]);
   const extras = statistics && { statistics };
   if (choice.kernel === "prefill") {
-    const { tile, variant } = choice;
+    const { tile } = choice;
     context.enqueue(
       attentionPrefill,
       { ...inputs, ...results, ...extras },
       { problem, tile, variant },
     );
   } else if (choice.splits === 1) {
-    const { tile, variant } = choice;
+    const { tile } = choice;
     context.enqueue(
       attentionDecode,
       { ...inputs, ...results, ...extras },
       { problem, tile, splits: 1, variant },
     );
   } else {
-    const { tile, variant, splits, mergeLanes } = choice;
+    const { tile, splits, mergeLanes } = choice;
     const parts = {
       partials: context.allocate("float32", [rows, splits, 4 * Math.ceil(valueDepth / 4)]),
       statistics: context.allocate("float32", [rows, splits, 2]),

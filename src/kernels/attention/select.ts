@@ -25,6 +25,15 @@ type DecodeVariant = "decode" | "decode-subgroups";
 
 export type AttentionVariant = (typeof attentionVariants)[number];
 
+/** Throws unless `variant` is one of {@link attentionVariants}, or undefined. The CPU has no other. */
+export function checkVariant(
+  operation: string,
+  variant: string | undefined,
+): asserts variant is AttentionVariant | undefined {
+  if (variant !== undefined && !(attentionVariants as readonly string[]).includes(variant))
+    refuse(operation, `variant must be one of ${attentionVariants.join(", ")}`, variant);
+}
+
 /** A choice: the kernel, its tiles, and why. */
 export type AttentionChoice =
   | {
@@ -56,8 +65,7 @@ export function selectAttention(
   capabilities: Capabilities,
   forced?: string,
 ): AttentionChoice {
-  if (forced !== undefined && !(attentionVariants as readonly string[]).includes(forced))
-    refuse("attention", `variant must be one of ${attentionVariants.join(", ")}`, forced);
+  checkVariant("attention", forced);
   if (forced !== undefined) {
     const attempt = attempts[forced as AttentionVariant](problem, capabilities);
     if (typeof attempt === "string") refuse("attention", `variant ${forced} needs ${attempt}`);
@@ -86,12 +94,8 @@ interface Rule {
 
 const rules: readonly Rule[] = [
   {
-    when: (problem, { subgroups }) =>
-      isDecode(problem) && subgroups !== undefined && unitsPerLane(problem, subgroups.min) <= 2,
-    variants: ["decode-subgroups", "decode"],
-    reason: "few query rows, K and V read once; a key's lanes fit a subgroup, so no barriers",
-  },
-  {
+    // H100: 51.3 µs against 52.9 with subgroups (float16, 32 heads, 8192 keys), 95.2 against 96.8
+    // (float32), 59.5 against 63.7 (8 heads in groups of 4, 32,768 keys): barriers do not cost it.
     when: isDecode,
     variants: ["decode"],
     reason: "few query rows, K and V read once",
@@ -203,10 +207,13 @@ function prefill(
 }
 
 /**
- * Workgroups that fill a large GPU: 4 on each of 132 multiprocessors. Smaller ones get more than
- * they can run at once, at the price of a longer merge.
+ * Workgroups that fill a large GPU: 2 on each of 132 multiprocessors. Twice as many took an H100 3 to 8 %
+ * longer; a smaller GPU gets more than it can run at once, at the price of a longer merge.
  */
-const fillingWorkgroups = 528;
+const fillingWorkgroups = 264;
+
+/** Lanes of a workgroup that merges splits. */
+const mergeLanes = 64;
 
 /** A split of fewer keys is not worth its part of the merge. */
 const leastKeysOfSplit = 256;
@@ -218,7 +225,7 @@ function decode(
   subgroups: Capabilities["subgroups"],
 ): WithoutReason<AttentionChoice> | string {
   const flags = kernelFlags(problem);
-  const tile = decodeTile(flags, rowsOf(problem), subgroups);
+  const tile = decodeTile(flags, rowsOf(problem), subgroups, capabilities.workgroupBytes);
   if (subgroups && tile.lanes % subgroups.max !== 0)
     return "subgroups of a power of two, to 128 lanes";
   if (decodeBytes(tile, flags) > capabilities.workgroupBytes)
@@ -231,7 +238,6 @@ function decode(
       Math.floor(keySpan(problem) / leastKeysOfSplit),
     ),
   );
-  const mergeLanes = splits > 32 ? 256 : 64;
   return mergeBytes(mergeLanes) > capabilities.workgroupBytes
     ? "a tile that fits workgroup memory"
     : { kernel: "decode", variant, tile, splits, mergeLanes };
@@ -241,30 +247,22 @@ function decode(
 const loadsPerLane = (lanes: number, length: number, width: number): number =>
   Math.ceil(length / (Math.max(4, width) * lanes));
 
-/** Loads that the longer row takes of each of `lanes` lanes. */
-function unitsPerLane(problem: AttentionProblem, lanes: number): number {
-  const { depth, valueDepth, widths } = kernelFlags(problem);
-  return Math.max(
-    loadsPerLane(lanes, depth, widths.key),
-    loadsPerLane(lanes, valueDepth, widths.value),
-  );
-}
-
 /** The tile for packs of up to `rows` query rows. */
 function decodeTile(
   flags: KernelFlags,
   rows: number,
   subgroups: Capabilities["subgroups"],
+  workgroupBytes: number,
 ): DecodeTile {
   const { depth, valueDepth, widths } = flags;
-  // One load of a row for each lane where that is at most 32 lanes: neighbours read neighbouring
-  // bytes.
+  // Loads that the longer row takes: two for each lane, or one where a pack's scores fill its registers.
   const wanted = Math.max(
     loadsPerLane(1, depth, widths.key),
     loadsPerLane(1, valueDepth, widths.value),
   );
+  const packWanted = Math.min(2 ** Math.ceil(Math.log2(rows)), 8);
   const lanesPerKey = Math.min(
-    Math.max(4, 2 ** Math.ceil(Math.log2(wanted))),
+    Math.max(4, 2 ** Math.ceil(Math.log2(wanted / (packWanted < 4 ? 2 : 1)))),
     subgroups ? Math.min(32, subgroups.min) : 32,
   );
   const keyUnits = loadsPerLane(lanesPerKey, depth, widths.key);
@@ -272,14 +270,18 @@ function decodeTile(
   // Registers: a query row and its accumulators, at most 128 floats for all rows …
   const floats = 4 * Math.max(1, Math.max(widths.key, widths.value) / 4) * (keyUnits + valueUnits);
   const most = Math.max(1, 2 ** Math.floor(Math.log2(128 / floats)));
-  const packRows = Math.min(2 ** Math.ceil(Math.log2(rows)), 8, most);
-  // … and the keys and values in flight, at most 64 words where that is 4 keys or more.
-  const keysInFlight = packRows < 4 && keyUnits + valueUnits <= 2 ? 8 : 4;
+  const packRows = Math.min(packWanted, most);
+  // … and the keys and values in flight.
+  const keysInFlight = keyUnits + valueUnits <= 4 && packRows <= 4 ? 8 : 4;
   const exchange = subgroups ? "subgroups" : "workgroup";
-  // The parts of dot products fill workgroup memory: lanes · scores · 4 bytes, of which 8 KB are
-  // enough.
-  const lanes = exchange === "workgroup" ? Math.min(256, 2048 / (keysInFlight * packRows)) : 256;
-  return { lanes, lanesPerKey, keysInFlight, rows: packRows, exchange };
+  const tile = { lanes: 128, lanesPerKey, keysInFlight, rows: packRows, exchange } as const;
+  // The parts of dot products take lanes · keys · rows · 4 bytes of workgroup memory.
+  const tiles: DecodeTile[] = [
+    tile,
+    { ...tile, keysInFlight: 4 },
+    { ...tile, keysInFlight: 4, lanes: 64 },
+  ];
+  return tiles.find((fitting) => decodeBytes(fitting, flags) <= workgroupBytes) ?? tile;
 }
 
 /** The tile of the kernel that writes scores. */

@@ -20,7 +20,7 @@ export function selectSoftmax(
   columns: number,
   inPlace: boolean,
   { subgroups }: Capabilities,
-): SoftmaxVariant {
+): SoftmaxVariant & { readonly lanesPerRow: number } {
   const wanted = Math.ceil(columns / 4);
   const lanesPerRow = Math.min(2 ** Math.ceil(Math.log2(wanted)), lanes);
   return { inPlace, lanesPerRow, subgroups: subgroups !== undefined && lanesPerRow === lanes };
@@ -31,7 +31,7 @@ function sizes({ shape }: TensorShape): { rows: number; columns: number } {
   return { rows: elementCount(shape) / columns, columns };
 }
 
-const uniforms = { rows: "u32", columns: "u32", gridWidth: "u32" } as const;
+const uniforms = { rows: "u32", columns: "u32", lanesPerRow: "u32", gridWidth: "u32" } as const;
 
 function launch(tensor: TensorShape, inPlace: boolean, capabilities: Capabilities): Launch {
   const { rows, columns } = sizes(tensor);
@@ -45,7 +45,7 @@ function launch(tensor: TensorShape, inPlace: boolean, capabilities: Capabilitie
     variant: `${variant.lanesPerRow} lanes a row${variant.subgroups ? ", subgroups" : ""}${inPlace ? ", in place" : ""}`,
     workgroups: [gridWidth, gridHeight, 1],
     workgroupBytes,
-    uniforms: { rows, columns, gridWidth },
+    uniforms: { rows, columns, lanesPerRow: variant.lanesPerRow, gridWidth },
   };
 }
 

@@ -16,8 +16,6 @@
  */
 export interface SoftmaxVariant {
   readonly inPlace: boolean;
-  /** A power of two up to 256; 256 with `subgroups`. */
-  readonly lanesPerRow: number;
   readonly subgroups: boolean;
 }
 
@@ -76,12 +74,12 @@ const inPlace = /* wgsl */ `
 export const softmaxWGSL = (variant: SoftmaxVariant): string => /* wgsl */ `
 ${variant.subgroups ? "enable subgroups;" : ""}
 const lanes = ${lanes}u;
-const lanesPerRow = ${variant.lanesPerRow}u;
 const lowest = -3.4028234e38;  // stands for −∞, which WGSL cannot spell
 
 struct Uniforms {
   rows: u32,
   columns: u32,
+  lanesPerRow: u32,  // a power of two up to 256; 256 with subgroups
   gridWidth: u32,
 }
 ${variant.inPlace ? inPlace : separate}
@@ -98,6 +96,11 @@ fn merge(a: Pair, b: Pair) -> Pair {
   return Pair(maximum, a.sum * exp(a.maximum - maximum) + b.sum * exp(b.maximum - maximum));
 }
 
+// By its bits: of exp(NaN) WGSL promises nothing.
+fn isNaN(x: f32) -> bool {
+  return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
 @compute @workgroup_size(lanes)
 fn main(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -109,6 +112,7 @@ fn main(
       : ""
   }
 ) {
+  let lanesPerRow = uniforms.lanesPerRow;
   let lane = index % lanesPerRow;
   let row = (workgroup.y * uniforms.gridWidth + workgroup.x) * (lanes / lanesPerRow) + index / lanesPerRow;
   let start = row * uniforms.columns;
@@ -120,7 +124,7 @@ fn main(
   for (var column = lane; column < columns; column += lanesPerRow) {
     let x = ${variant.inPlace ? "output" : "input"}[start + column];
     let higher = select(maximum, x, x > maximum);  // a NaN is not higher; it turns the sum to NaN
-    sum = sum * exp(maximum - higher) + exp(x - higher);
+    sum = select(sum * exp(maximum - higher) + exp(x - higher), x, isNaN(x));
     maximum = higher;
   }
 ${variant.subgroups ? subgroupMerge : treeMerge}
