@@ -96,7 +96,11 @@ async function call(
   v: AnyTensor,
   callOptions: AttentionCallOptions<AnyTensor>,
 ): Promise<AnyTensor | AttentionResults<AnyTensor>> {
+  if (typeof callOptions !== "object" || callOptions === null)
+    refuse(operation, "options must be an object", callOptions);
   const { device: wantedDevice, ...options } = callOptions;
+  if (wantedDevice !== undefined && !wantedDevice?.prepare)
+    refuse(operation, "device must be a device (see requestDevice)", wantedDevice);
   const { tensors, given, parameters } = splitOptions(options);
   const inputs = [q, k, v, ...given];
   const names = ["q", "k", "v", ...tensors];

@@ -99,7 +99,10 @@ function testOn(runtime: Runtime, print: Print): Promise<Result> {
     const { title, command, read } = await runtime.find();
     result.title = title;
     print(`\n━━━ ${title}\n`);
-    const suites = compiledSuites(runtime.isNode ? ["conformance", "node"] : ["conformance"]);
+    const folders = ["conformance", ...(runtime.isNode ? ["node"] : [])];
+    // It brings its browser along: once is enough.
+    if (runtime.name === "node") folders.push("playground");
+    const suites = compiledSuites(folders);
     if (suites.length === 0) return;
     const report = join(reports, runtime.name);
     const ending = await run(command({ suites, grep: options.grep, report }), (line) => {

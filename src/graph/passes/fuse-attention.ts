@@ -138,9 +138,10 @@ function addFused(
   const options: FusedAttentionParameters = { scale, ...(mask && { tensors: ["mask"] }) };
   const rest = mask ? [mask] : [];
 
+  const isIdentity = match.keyPermutation.every((axis, i) => axis === i);
   const packed = [
     sideBySide(match.query),
-    sideBySide(match.keySource, match.keyPermutation),
+    sideBySide(match.keySource, isIdentity ? undefined : match.keyPermutation),
     sideBySide(match.value),
   ];
   const [first] = packed;
@@ -161,7 +162,6 @@ function addFused(
     return add(transposeOp, [apart], { permutation: first.permutation });
   }
 
-  const isIdentity = match.keyPermutation.every((axis, i) => axis === i);
   const source = current(match.keySource);
   const key = isIdentity
     ? source
