@@ -79,7 +79,7 @@ function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): Atten
     const smallTile = { ...tile, rows: Math.min(tile.rows, rows), keysInFlight: 4, lanes };
     return { ...choice, splits, ...(small && { tile: smallTile, mergeLanes: 64 }) };
   }
-  return small && choice.tile.columns === 8
+  return choice.kernel === "prefill" && small && choice.tile.columns === 8
     ? { ...choice, tile: { ...choice.tile, rowsPerLane: 1, lanes: 64, valueKeys: 8 } }
     : choice;
 }
@@ -120,8 +120,22 @@ function withLengths(
 /** What a device must have for a variant; the others run everywhere. */
 const needs: Partial<Record<AttentionVariant, (capabilities: Capabilities) => boolean>> = {
   "prefill-large": ({ workgroupBytes }) => workgroupBytes >= 32768,
+  "prefill-matrix": ({ float16, matrixShapes }) => float16 && matrixShapes.length > 0,
   "decode-subgroups": ({ subgroups }) => subgroups !== undefined,
 };
+
+/** A case that the kernel on matrix units takes. */
+function onMatrixUnits(description: AttentionCaseDescription): AttentionCaseDescription {
+  const { mask, softmaxDtype, scale, ...rest } = description;
+  const multiple = (depth: number) => Math.min(128, Math.ceil(depth / 16) * 16);
+  return {
+    ...rest,
+    dtype: "float16",
+    depth: multiple(rest.depth),
+    valueDepth: multiple(rest.valueDepth),
+    ...(scale !== undefined && { scale: Math.abs(scale) }),
+  };
+}
 
 /** Makes every kernel take more than 12 workgroups, and at most 144. */
 const folding: AttentionCaseDescription = {
@@ -157,9 +171,11 @@ onEachWebGPU("attention kernels", (device) => {
       // A key of a subgroup of 4 lanes has a great many registers at great depth.
       const limits = { work: 2e5 };
       const narrow = (d: AttentionCaseDescription) =>
-        variant === "decode-subgroups"
-          ? { ...d, depth: Math.min(d.depth, 80), valueDepth: Math.min(d.valueDepth, 80) }
-          : d;
+        variant === "prefill-matrix"
+          ? onMatrixUnits(d)
+          : variant === "decode-subgroups"
+            ? { ...d, depth: Math.min(d.depth, 80), valueDepth: Math.min(d.valueDepth, 80) }
+            : d;
       await fc.assert(
         fc.asyncProperty(
           attentionCases(limits).map(narrow),
@@ -220,11 +236,11 @@ describe("attention: the choice of a kernel", () => {
   test("one query, many keys: decode, split until the device is full", () => {
     const choice = selectAttention(problem({ queries: 1, kv: 2 ** 20 }), large);
     assert(choice.kernel === "decode");
-    assert.equal(choice.variant, "decode-subgroups");
-    assert.isAtLeast(choice.splits, 500);
+    assert.equal(choice.variant, "decode");
+    assert.equal(choice.splits, 264);
     const heads = selectAttention(problem({ heads: 32, queries: 1, kv: 8192 }), large);
     assert(heads.kernel === "decode");
-    assert.equal(heads.splits, 17);
+    assert.equal(heads.splits, 8);
   });
 
   test("one query, few keys: decode in one split, without a merge", () => {
@@ -237,13 +253,6 @@ describe("attention: the choice of a kernel", () => {
     const choice = selectAttention(problem({ heads: 8, group: 4, queries: 1, kv: 32768 }), large);
     assert(choice.kernel === "decode");
     assert.equal(choice.tile.rows, 4);
-  });
-
-  test("without subgroups, and with ones too small for the depth: decode through workgroup memory", () => {
-    const sizes = problem({ queries: 1, kv: 8192 });
-    assert.equal(selectAttention(sizes, portableCapabilities).variant, "decode");
-    const small = { ...large, subgroups: { min: 4, max: 4 } };
-    assert.equal(selectAttention(sizes, small).variant, "decode");
   });
 
   test("many queries: prefill, in tiles as large as workgroup memory allows", () => {

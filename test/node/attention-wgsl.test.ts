@@ -111,6 +111,19 @@ function launches(
   return recorded;
 }
 
+/** All but the one that needs matrix units, which has a test of its own. */
+const otherVariants = attentionVariants.filter((variant) => variant !== "prefill-matrix");
+
+/** An adapter with matrix units, as NVIDIA's. */
+const matrixUnits: Capabilities = {
+  ...portableCapabilities,
+  float16: true,
+  subgroups: { min: 32, max: 32 },
+  matrixShapes: [{ M: 16, N: 8, K: 16, component: "f16", result: "f32" }],
+  workgroupBytes: 49152,
+  invocations: 1024,
+};
+
 describe("attention's WGSL compiles", () => {
   let device: WebGPUDevice;
   let gpu: GPU; // referenced for as long as its device lives
@@ -118,13 +131,42 @@ describe("attention's WGSL compiles", () => {
     gpu = create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
     const adapter = await gpu.requestAdapter();
     assert(adapter, "Dawn's null backend");
-    const requiredFeatures = ["subgroups" as GPUFeatureName];
+    const requiredFeatures = [
+      "subgroups",
+      "shader-f16",
+      "chromium-experimental-subgroup-matrix",
+    ] as GPUFeatureName[];
     device = new WebGPUDevice(await adapter.requestDevice({ requiredFeatures }), true);
   });
   after(() => device?.destroy());
 
+  test("prefill-matrix, matrix units", async () => {
+    const modules = new Set<string>();
+    const options: AttentionOptions<TensorShape>[] = [
+      {},
+      { causal: true },
+      { window: [3, 4], outputs: ["lse"] },
+      { softcap: 30, kvLengths: lengths, outputs: ["lse", "weights"] },
+    ];
+    for (const depth of [16, 48, 64, 112, 128])
+      for (const valueDepth of [depth, 32])
+        for (const option of options) {
+          const one = { dtype: "float16" as const, depth, valueDepth, group: 1, options: option };
+          for (const [kernel, , { wgsl }] of launches(one, matrixUnits, "prefill-matrix"))
+            if (kernel.name === "attention_prefill_matrix") modules.add(wgsl);
+        }
+    assert.isAtLeast(modules.size, 20);
+    for (const code of modules) {
+      const { messages } = await device.gpuDevice.createShaderModule({ code }).getCompilationInfo();
+      assert.deepEqual(
+        messages.map(({ lineNum, message }) => `${lineNum}: ${message}`),
+        [],
+      );
+    }
+  });
+
   for (const [name, capabilities] of Object.entries(adapters))
-    for (const variant of attentionVariants) {
+    for (const variant of otherVariants) {
       const lacks =
         (variant === "prefill-large" && capabilities.workgroupBytes < 32768) ||
         (variant === "decode-subgroups" && !capabilities.subgroups);
@@ -160,7 +202,7 @@ describe("attention's WGSL compiles", () => {
 });
 
 describe("attention's WGSL does not depend on lengths", () => {
-  for (const variant of attentionVariants)
+  for (const variant of otherVariants)
     test(variant, () => {
       const capabilities = adapters["subgroups of 32, 48 KB"]!;
       const texts = (batch: number, kvHeads: number, queries: number, kv: number) => {

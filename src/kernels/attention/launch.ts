@@ -4,6 +4,7 @@ import { attentionConcatenate } from "./concatenate.wgsl.ts";
 import { attentionDecode } from "./decode.wgsl.ts";
 import { attentionMerge } from "./merge.wgsl.ts";
 import { attentionPrefill } from "./prefill.wgsl.ts";
+import { attentionPrefillMatrix } from "./prefill-matrix.wgsl.ts";
 import type { AttentionProblem } from "./problem.ts";
 import { attentionScores, type ScoreStage } from "./scores.wgsl.ts";
 import { type AttentionChoice, selectAttention, selectScoreTile } from "./select.ts";
@@ -84,6 +85,13 @@ export function recordChoice<T extends TensorShape>(
     context.enqueue(
       attentionPrefill,
       { ...inputs, ...results, ...extras },
+      { problem, tile, variant },
+    );
+  } else if (choice.kernel === "prefill-matrix") {
+    const { tile } = choice;
+    context.enqueue(
+      attentionPrefillMatrix,
+      { query, key, value, ...(kvLengths && { kvLengths }), ...results, ...extras },
       { problem, tile, variant },
     );
   } else if (choice.splits === 1) {

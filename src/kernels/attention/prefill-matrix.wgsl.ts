@@ -18,34 +18,36 @@ import {
 // Prefill on matrix units: FlashAttention (https://arxiv.org/abs/2205.14135) with both products by
 // subgroup matrices, float16 operands and float32 results.
 //
-// A workgroup owns a tile of query rows that read one key/value head, as in prefill.wgsl.ts; each of its
-// subgroups owns GROUP_ROWS of them. A subgroup holds, in matrices, its queries and its rows of the
-// output for the whole pass over the keys. A lane holds a row's reference (below) and its part of the
-// sum of weights; LANES_PER_ROW lanes share a row.
+// A workgroup owns a tile of query rows that read one key/value head, as in prefill.wgsl.ts; each
+// of its subgroups owns GROUP_ROWS of them. A subgroup holds, in matrices, its queries and its
+// rows of the output for the whole pass over the keys. A lane holds a row's reference (below) and
+// its part of the sum of weights; LANES_PER_ROW lanes share a row.
 //
-// Keys come KEYS at a time. WGSL gives no access to a matrix's elements, so scores go through workgroup
-// memory, and each tile takes two phases, with barriers between:
+// Keys come KEYS at a time. WGSL gives no access to a matrix's elements, so scores go through
+// workgroup memory, and each tile takes two phases, with barriers between:
 //   matrix   output += weights · values of the tile before; scores = queries · keys of this one;
-//   vector   weights out of scores, a lane its part of a row; and meanwhile, into workgroup memory, the
-//            next tile's keys and this tile's values.
+//   vector   weights out of scores, a lane its part of a row; and meanwhile, into workgroup memory,
+//            the next tile's keys and this tile's values.
 //
-// Weights are 2^(score − reference) in float16. A row's reference is LEAD below some earlier maximum, and
-// is raised, and its output scaled, only when a score exceeds it by HEADROOM, beyond which a weight would
-// overflow: seldom after the first tile. Scaling rows takes the output through workgroup memory.
+// Weights are 2^(score − reference) in float16. A row's reference is LEAD below some earlier
+// maximum, and is raised, and its output scaled, only when a score exceeds it by HEADROOM, beyond
+// which a weight would overflow: seldom after the first tile. Scaling rows takes the output
+// through workgroup memory.
 //
-// Tiles that not every row sees whole come first, then the others, whose code has no masks. Weights of
-// forbidden keys are 0, but 0 · NaN is NaN: in the former, values that are not finite are staged as 0,
-// and added to the rows that see them at the end, by a rare path.
+// Tiles that not every row sees whole come first, then the others, whose code has no masks.
+// Weights of forbidden keys are 0, but 0 · NaN is NaN: in the former, values that are not finite
+// are staged as 0, and added to the rows that see them at the end, by a rare path.
 //
-// Workgroup memory, in units of 16 bytes: keys and values a row after another; scores and weights with
-// the subgroups' blocks side by side, so a row of each:
-//   | block of subgroup 0: KEYS / 4 (scores) or KEYS / 8 (weights) | block of subgroup 1 | … | padding |
-// Padding keeps neighbouring rows in different banks. Offsets of matrices must be provably in bounds:
-// else the checks that WebGPU adds make their strides dynamic, and compilers load them half by half.
-// With blocks side by side, powers of two, the bits of an offset suffice for a proof.
+// Workgroup memory, in units of 16 bytes: keys and values a row after another; scores and weights
+// with the subgroups' blocks side by side, so a row of each:
+//   | subgroup 0's: KEYS / 4 of scores, or KEYS / 8 of weights | subgroup 1's | … | padding |
+// which at depth 128 takes 22 KB with 4 subgroups and 34 KB with 8 (matrixBytes). Padding keeps
+// neighbouring rows in different banks. Offsets of matrices must be provably in bounds: else the
+// checks that WebGPU adds make their strides dynamic, and compilers load them half by half. With
+// blocks side by side, powers of two long, the bits of an offset suffice for a proof.
 //
-// Grid: row tiles × key/value heads × batches, folded into two axes; within a head the last rows go
-// first, which under a causal mask have most to do.
+// Grid: row tiles × key/value heads × batches, folded into two axes; within a head the last rows
+// go first, which under a causal mask have most to do.
 //
 // Adapters: subgroup matrices with float16 operands and float32 results, subgroups of one size.
 
@@ -104,10 +106,10 @@ export function matrixBytes(tile: MatrixTile, depth: number, valueDepth: number)
 /**
  * The tile for a problem, or what the problem or the device lacks.
  *
- * Measured on an H100 through Dawn, where a multiprocessor gives 52 KB to all workgroups on it: tiles of
- * 16 keys leave room for a second workgroup, or for 8 subgroups; 32 keys took twice as long. Batch 1, 32
- * heads, 4096 queries and keys, depth 128: 8 subgroups 1228 µs, 4 subgroups 1310; causal 953 and 855,
- * since more of a larger tile is masked.
+ * Measured on an H100 through Dawn, where all workgroups on a multiprocessor share 52 KB: tiles of
+ * 16 keys leave room for a second workgroup, or for 8 subgroups; 32 keys took twice as long. Batch
+ * 1, 32 heads, 4096 queries and keys, depth 128: 8 subgroups 1201 µs, 4 subgroups 1325; causal 972
+ * and 845, since more of a larger tile is masked; depth 64 1208 and 659.
  */
 export function matrixTile(
   problem: AttentionProblem,
@@ -119,8 +121,9 @@ export function matrixTile(
   if (mask) return "no mask";
   if (softmaxDtype !== "float32") return "a float32 softmax";
   if (softcap === 0 && scale < 0) return "a scale of 0 or more";
-  if (depth % 16 !== 0 || valueDepth % 16 !== 0 || Math.max(depth, valueDepth) > 256)
-    return "depths that are multiples of 16 up to 256";
+  const longest = Math.max(depth, valueDepth);
+  if (depth % 16 !== 0 || valueDepth % 16 !== 0 || longest > 128)
+    return "depths that are multiples of 16 up to 128";
   const aligned = ({ batch, head, row }: RowStrides) =>
     [batch, head, row].every((stride) => stride % halves === 0);
   if (!Object.values(strides).every(aligned)) return "strides that are multiples of 8";
@@ -134,14 +137,13 @@ export function matrixTile(
   if (!shape) return "subgroup matrices of M×16 by 16×8 or 16×16, float16 to float32";
 
   // A lane's share of queries and output must fit its registers: 192 of 255 words at depth 128.
-  const most = Math.max(depth, valueDepth) > 128 ? 1 : 2;
-  const matrices = Math.min(most, lanes / shape.M);
+  const matrices = Math.min(2, lanes / shape.M);
   const tile = { lanes, matrices, keys: 16, shape };
   const rows = (queryHeads / kvHeads) * queries;
   const large = { ...tile, subgroups: 8 };
   const grid = Math.ceil(rows / (8 * matrices * shape.M)) * kvHeads * batch;
   const all = !causal && window[0] < 0 && window[1] < 0;
-  const chosen = all && grid >= 512 ? large : { ...tile, subgroups: 4 };
+  const chosen = all && grid >= 512 && longest > 64 ? large : { ...tile, subgroups: 4 };
   if (invocations < chosen.subgroups * lanes) return `${chosen.subgroups * lanes} invocations`;
   const bytes = matrixBytes(chosen, depth, valueDepth);
   if (workgroupBytes < bytes) return `${bytes} bytes of workgroup memory`;

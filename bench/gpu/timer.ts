@@ -1,0 +1,118 @@
+/** Microseconds. */
+export interface Timing {
+  readonly median: number;
+  readonly least: number;
+  readonly samples: number;
+}
+
+export function summarize(samples: readonly number[]): Timing {
+  const sorted = [...samples].sort((a, b) => a - b);
+  return { median: sorted[sorted.length >> 1]!, least: sorted[0]!, samples: sorted.length };
+}
+
+const usage = { mapRead: 0x1, copySource: 0x4, copyDestination: 0x8, queryResolve: 0x200 };
+const mapModeRead = 0x1;
+const passesAtOnce = 32;
+
+/** A GPU that has idled runs slowly at first. */
+const warmUpMilliseconds = 150;
+
+/** Times compute passes by the GPU's own timestamps, or by the clock where it has none. */
+export class GPUTimer {
+  readonly #device: GPUDevice;
+  readonly #queries: GPUQuerySet | undefined;
+  readonly #resolved: GPUBuffer | undefined;
+  readonly #staging: GPUBuffer | undefined;
+
+  constructor(device: GPUDevice) {
+    this.#device = device;
+    if (!device.features.has("timestamp-query")) return;
+    const size = 16 * passesAtOnce;
+    this.#queries = device.createQuerySet({ type: "timestamp", count: 2 * passesAtOnce });
+    this.#resolved = device.createBuffer({ size, usage: usage.queryResolve | usage.copySource });
+    this.#staging = device.createBuffer({ size, usage: usage.mapRead | usage.copyDestination });
+  }
+
+  get hasTimestamps(): boolean {
+    return this.#queries !== undefined;
+  }
+
+  /**
+   * @param record Records one pass; `turn` counts them, to rotate inputs by.
+   * @param milliseconds How long to measure for, after as long a warm-up or 150 ms.
+   */
+  async time(
+    record: (pass: GPUComputePassEncoder, turn: number) => void,
+    milliseconds: number,
+  ): Promise<Timing> {
+    let turn = 0;
+    const batch = async (passes: number, timed = true): Promise<number[]> => {
+      const encoder = this.#device.createCommandEncoder();
+      for (let i = 0; i < passes; i++) {
+        const pass = encoder.beginComputePass(
+          this.#queries && timed
+            ? {
+                timestampWrites: {
+                  querySet: this.#queries,
+                  beginningOfPassWriteIndex: 2 * i,
+                  endOfPassWriteIndex: 2 * i + 1,
+                },
+              }
+            : undefined,
+        );
+        record(pass, turn++);
+        pass.end();
+      }
+      return this.#submit(encoder, passes, timed);
+    };
+
+    const [first = 0] = await batch(1);
+    const passes = (most: number) => Math.max(1, Math.min(most, Math.floor(20_000 / first)));
+    // Long batches: between short ones the GPU would idle again.
+    const warm = performance.now() + Math.max(warmUpMilliseconds, milliseconds / 2);
+    while (performance.now() < warm) await batch(passes(1000), false);
+    const samples: number[] = [];
+    const end = performance.now() + milliseconds;
+    do samples.push(...(await batch(passes(passesAtOnce))));
+    while (performance.now() < end);
+    return summarize(samples);
+  }
+
+  async #submit(encoder: GPUCommandEncoder, passes: number, timed: boolean): Promise<number[]> {
+    const { queue } = this.#device;
+    if (!timed || !this.#queries || !this.#resolved || !this.#staging) {
+      const start = performance.now();
+      queue.submit([encoder.finish()]);
+      await queue.onSubmittedWorkDone();
+      return [((performance.now() - start) * 1000) / passes];
+    }
+    const size = 16 * passes;
+    encoder.resolveQuerySet(this.#queries, 0, 2 * passes, this.#resolved, 0);
+    encoder.copyBufferToBuffer(this.#resolved, 0, this.#staging, 0, size);
+    queue.submit([encoder.finish()]);
+    await this.#staging.mapAsync(mapModeRead, 0, size);
+    const stamps = new BigUint64Array(this.#staging.getMappedRange(0, size).slice(0));
+    this.#staging.unmap();
+    return Array.from(
+      { length: passes },
+      (_, i) => Number(stamps[2 * i + 1]! - stamps[2 * i]!) / 1000,
+    );
+  }
+}
+
+/** Times a call by the clock, from JavaScript's side. */
+export async function timeCalls(
+  call: () => Promise<unknown>,
+  milliseconds: number,
+): Promise<Timing> {
+  const warm = performance.now() + warmUpMilliseconds;
+  while (performance.now() < warm) await call();
+  const samples: number[] = [];
+  const end = performance.now() + milliseconds;
+  while (performance.now() < end || samples.length < 3) {
+    const start = performance.now();
+    await call();
+    samples.push((performance.now() - start) * 1000);
+  }
+  return summarize(samples);
+}

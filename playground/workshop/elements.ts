@@ -1,0 +1,4 @@
+/** How many elements a shape has. */
+export function elements(shape: readonly number[]): number {
+  return shape.reduce((product, length) => product * length, 1);
+}
