@@ -1,6 +1,6 @@
 import { Command, InvalidArgumentError } from "commander";
 import { InferenceSession } from "../src/index.ts";
-import { attentionGraph } from "./attention-graph.ts";
+import { attentionGraph, fusedAttentionGraph } from "./attention-graph.ts";
 import { deviceOption, openDevice, type WithDevice } from "./device-option.ts";
 import { print, printJSON } from "./text.ts";
 
@@ -9,6 +9,7 @@ interface Options extends WithDevice {
   readonly keys: number;
   readonly depth: number;
   readonly valueDepth?: number;
+  readonly steps?: true;
   readonly json?: true;
 }
 
@@ -24,6 +25,7 @@ export function explainCommand(): Command {
     .requiredOption("--depth <n>", "length of a query and of a key", count)
     .option("--value-depth <n>", "length of a value (default: the depth)", count)
     .addOption(deviceOption("WebGPU if it is here, else the CPU"))
+    .option("--steps", "of the op of seven steps, instead of the fused kernel")
     .option("--json", "print the plan as JSON")
     .addHelpText(
       "after",
@@ -31,14 +33,17 @@ export function explainCommand(): Command {
         "  qkv explain --keys 1000003 --depth 64\n" +
         "  qkv explain --queries 512 --keys 512 --depth 64 --value-depth 32 --json",
     )
-    .action(async ({ queries, keys, depth, valueDepth = depth, device: kind, json }: Options) => {
-      const q = queries === undefined ? [depth] : [queries, depth];
-      const graph = attentionGraph({ q, k: [keys, depth], v: [keys, valueDepth] });
-      using device = await openDevice(kind);
-      using model = await new InferenceSession({ device }).load(graph);
-      if (json) printJSON(model.plan());
-      else print(model.explain());
-    });
+    .action(
+      async ({ queries, keys, depth, valueDepth = depth, device: kind, steps, json }: Options) => {
+        const q = queries === undefined ? [depth] : [queries, depth];
+        const shapes = { q, k: [keys, depth], v: [keys, valueDepth] };
+        const graph = steps ? attentionGraph(shapes) : fusedAttentionGraph(shapes);
+        using device = await openDevice(kind);
+        using model = await new InferenceSession({ device }).load(graph);
+        if (json) printJSON(model.plan());
+        else print(model.explain());
+      },
+    );
 }
 
 /** An option's value that is a length. */

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { Argument, Command } from "commander";
 import { type DeviceTensor, InferenceSession, tensor } from "../src/index.ts";
-import { attentionGraph } from "./attention-graph.ts";
+import { attentionGraph, fusedAttentionGraph } from "./attention-graph.ts";
 import {
   type AnyDevice,
   describeDevice,
@@ -84,7 +84,7 @@ async function run(files: [q: NpyFile, k: NpyFile, v: NpyFile], options: Options
   const rows = Math.floor(Math.min(scoresAtOnce / keys, workAtOnce / workPerQuery));
   const blockRows = Math.min(queries, Math.max(1, rows));
   const blockShape = q.shape.length === 1 ? q.shape : [blockRows, depth];
-  const graph = attentionGraph({ q: blockShape, k: k.shape, v: v.shape });
+  const graph = fusedAttentionGraph({ q: blockShape, k: k.shape, v: v.shape });
   using model = await new InferenceSession({ device }).load(graph);
 
   const loadedAt = performance.now();

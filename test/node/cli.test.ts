@@ -241,7 +241,10 @@ describe("command line", () => {
   describe("explain", parallel, () => {
     test("prints the kernels and temporaries on WebGPU", async () => {
       const shapes = ["--queries", "2", "--keys", "16", "--depth", "16"];
-      const outcome = await qkv("explain", ...shapes, "--device", "webgpu", "--json");
+      const fused = await qkv("explain", ...shapes, "--device", "webgpu");
+      assertSucceeds(fused);
+      assert.match(fused.stdout, /attention_decode .*few query rows/);
+      const outcome = await qkv("explain", ...shapes, "--device", "webgpu", "--steps", "--json");
       assertSucceeds(outcome);
       const { steps, buffers } = JSON.parse(outcome.stdout);
       assert.deepEqual(
