@@ -2,7 +2,8 @@
 //
 //   --cases a,b        those whose name holds one of these
 //   --variants a,b     also time these kernels, where they take the case
-//   --peers a,b        of onnxruntime, pytorch; or none. Default: those that are installed
+//   --peers a,b        of onnxruntime, jax-js, tfjs-webgpu, pytorch; or none. Default: all, and those
+//                      not found are installed into bench/gpu/node_modules if npm can
 //   --milliseconds n   of measuring for each figure, after a warm-up. Default 300
 //   --small            sizes for a GPU in software; without it, decided by the adapter
 //   --out FOLDER       where gpu.md and gpu.json go. Default: build/results
@@ -17,7 +18,7 @@ import { parseArgs } from "node:util";
 import { requestDevice } from "../src/index.ts";
 import { selectCases } from "./gpu/cases.ts";
 import { measureCeilings } from "./gpu/ceilings.ts";
-import { type PeerResult, peerNames, runPeer } from "./gpu/peers.ts";
+import { availablePeers, type PeerResult, peerNames, runPeer } from "./gpu/peers.ts";
 import { CaseData, type Measurement, measure } from "./gpu/qkv.ts";
 import { type CaseResult, formatResults, type Results } from "./gpu/report.ts";
 import { GPUTimer } from "./gpu/timer.ts";
@@ -34,6 +35,9 @@ const { values } = parseArgs({
 });
 const list = (text: string) => text.split(",").filter(Boolean);
 const log = (line: string) => console.error(line);
+const peersWanted = list(values.peers).filter((name) => name !== "none");
+for (const name of peersWanted)
+  if (!peerNames.includes(name)) throw new Error(`--peers: ${name} is not among ${peerNames}`);
 
 // Without these, timestamps are rounded to 0.1 ms; the rest is what requestDevice() asks for.
 process.env["QKV_DAWN_FLAGS"] ??= [
@@ -68,9 +72,7 @@ const { description } = device;
 device.destroy();
 
 const peers: PeerResult[] = [];
-for (const name of list(values.peers)) {
-  if (name === "none") continue;
-  if (!peerNames.includes(name)) throw new Error(`--peers: ${name} is not among ${peerNames}`);
+for (const name of availablePeers(peersWanted, log)) {
   peers.push(...(await runPeer(name, cases, milliseconds, log)));
 }
 

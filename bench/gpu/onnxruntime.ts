@@ -1,10 +1,11 @@
 // A child of bench/gpu.ts: times onnxruntime-node's WebGPU provider on the cases given as JSON,
 // and prints a line of JSON for each. One op is (t(n) − t(1)) / (n − 1) of a chain of n.
 
-import { createRequire } from "node:module";
 import type { BenchCase } from "./cases.ts";
+import { timeChain } from "./chain.ts";
 import { attentionChain, takesCase } from "./onnx.ts";
-import { summarize, timeCalls } from "./timer.ts";
+import { requirePackage } from "./packages.ts";
+import { type Timing, timeCalls } from "./timer.ts";
 
 /** As much of the package as is used; it is no dependency. */
 interface OnnxRuntime {
@@ -27,28 +28,25 @@ const { cases, milliseconds } = JSON.parse(process.argv[2] ?? "{}") as {
 
 // With Float16Array there, the package takes no Uint16Array for float16.
 Reflect.deleteProperty(globalThis, "Float16Array");
-const ort = createRequire(import.meta.url)("onnxruntime-node") as OnnxRuntime;
+const ort = requirePackage("onnxruntime-node") as OnnxRuntime;
 
-async function timeChain(of: BenchCase, ops: number): Promise<number> {
+async function time(of: BenchCase, ops: number): Promise<Timing> {
   const session = await ort.InferenceSession.create(attentionChain(of, ops), {
     executionProviders: ["webgpu"],
     logSeverityLevel: 3,
   });
   const data = of.dtype === "float32" ? new Float32Array(1) : new Uint16Array(1);
   const zero = new ort.Tensor(of.dtype, data, [1]);
-  const { median } = await timeCalls(() => session.run({ zero }), milliseconds);
+  const timing = await timeCalls(() => session.run({ zero }), milliseconds);
   await session.release();
-  return median;
+  return timing;
 }
 
 for (const of of cases) {
   if (!takesCase(of)) continue;
   const peer = `onnxruntime-node ${ort.env.versions["node"] ?? ""} WebGPU`;
   try {
-    const long = 5;
-    const one = await timeChain(of, 1);
-    const many = await timeChain(of, long);
-    const timing = summarize([(many - one) / (long - 1)]);
+    const timing = await timeChain((ops) => time(of, ops), 5);
     console.log(JSON.stringify({ case: of.name, peer, timing }));
   } catch (error) {
     console.log(JSON.stringify({ case: of.name, peer, error: String(error).split("\n")[0] }));

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { BenchCase } from "./cases.ts";
+import { missingPackages } from "./packages.ts";
 import type { Timing } from "./timer.ts";
 
 /** What a peer made of a case. */
@@ -11,17 +12,25 @@ export interface PeerResult {
   readonly case: string;
   readonly peer: string;
   readonly timing?: Timing;
+  /** Largest absolute error over the rows looked at, where the result was looked at. */
+  readonly worst?: number;
+  readonly correct?: boolean;
   readonly error?: string;
 }
 
+/** A peer that is a script beside this one. */
+const script = (name: string) => (request: string) => {
+  const url = import.meta.url.replace(/peers\.(ts|js)$/, `${name}.$1`);
+  return spawn(process.execPath, [fileURLToPath(url), request], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+};
+
 /** Each runs in a process of its own, and prints its results as lines of JSON. */
 const peers: Readonly<Record<string, (request: string) => ReturnType<typeof spawn>>> = {
-  onnxruntime: (request) => {
-    const script = import.meta.url.replace(/peers\.(ts|js)$/, "onnxruntime.$1");
-    return spawn(process.execPath, [fileURLToPath(script), request], {
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-  },
+  onnxruntime: script("onnxruntime"),
+  "jax-js": script("jax"),
+  "tfjs-webgpu": script("tensorflow"),
   pytorch: (request) => {
     const child = spawn("python3", [resolve("bench/pytorch.py")], {
       stdio: ["pipe", "pipe", "pipe"],
@@ -31,6 +40,23 @@ const peers: Readonly<Record<string, (request: string) => ReturnType<typeof spaw
     return child;
   },
 };
+
+const packages: Readonly<Record<string, readonly string[]>> = {
+  onnxruntime: ["onnxruntime-node"],
+  "jax-js": ["@jax-js/jax"],
+  "tfjs-webgpu": ["@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-webgpu"],
+};
+
+/** Those of the peers that can be run, after installing what can be. What cannot is told by `log`. */
+export function availablePeers(names: readonly string[], log: (line: string) => void): string[] {
+  const packagesOf = (name: string) => packages[name] ?? [];
+  const missing = new Set(missingPackages(names.flatMap(packagesOf), log));
+  return names.filter((name) => {
+    const absent = packagesOf(name).filter((each) => missing.has(each));
+    if (absent.length > 0) log(`${name}: not found: ${absent.join(", ")}`);
+    return absent.length === 0;
+  });
+}
 
 export const peerNames: readonly string[] = Object.keys(peers);
 
@@ -59,10 +85,16 @@ export async function runPeer(
     if (!line.startsWith("{")) continue;
     const result = JSON.parse(line) as PeerResult;
     results.push(result);
-    const { timing, error } = result;
-    log(`${result.peer}: ${result.case}: ${timing ? `${timing.median.toFixed(1)} µs` : error}`);
+    const { timing, correct, worst, error } = result;
+    const off = correct === false ? `, off by ${worst?.toExponential(1) ?? "NaN"}` : "";
+    log(
+      `${result.peer}: ${result.case}: ${timing ? `${timing.median.toFixed(1)} µs${off}` : error}`,
+    );
   }
   const failure = await ended;
-  if (failure !== "") log(`${name}: ${failure} ${errors.trim().split("\n").at(-1) ?? ""}`);
+  if (failure !== "") {
+    const told = errors.trim().split("\n");
+    log(`${name}: ${failure} ${told.find((line) => line.includes("Error: ")) ?? told.at(-1)}`);
+  }
   return results;
 }
