@@ -6,7 +6,7 @@
 //                      not found are installed into bench/gpu/node_modules if npm can
 //   --milliseconds n   of measuring for each figure, after a warm-up. Default 300
 //   --small            sizes for a GPU in software; without it, decided by the adapter
-//   --out FOLDER       where gpu.md and gpu.json go. Default: build/results
+//   --out FOLDER       where gpu.md, gpu.json and roofline.svg go. Default: build/results
 //
 // Each case is compared with a float64 reference before it is timed; a wrong result is marked and
 // makes the run fail. Inputs that a cache would hold are rotated. Peers run in processes of their
@@ -21,6 +21,7 @@ import { measureCeilings } from "./gpu/ceilings.ts";
 import { availablePeers, type PeerResult, peerNames, runPeer } from "./gpu/peers.ts";
 import { CaseData, type Measurement, measure } from "./gpu/qkv.ts";
 import { type CaseResult, formatResults, type Results } from "./gpu/report.ts";
+import { roofline } from "./gpu/roofline.ts";
 import { GPUTimer } from "./gpu/timer.ts";
 
 const { values } = parseArgs({
@@ -92,6 +93,7 @@ console.log(text);
 mkdirSync(values.out, { recursive: true });
 writeFileSync(join(values.out, "gpu.md"), text);
 writeFileSync(join(values.out, "gpu.json"), JSON.stringify(results, null, 2));
+writeFileSync(join(values.out, "roofline.svg"), roofline(results));
 process.exitCode = measured.some(({ measurements }) =>
   measurements.some(({ correct }) => correct === false),
 )

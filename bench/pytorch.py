@@ -68,11 +68,11 @@ def main():
         sets = None
         for name, backend in BACKENDS.items():
             for tf32 in (False, True) if case["dtype"] == "float32" else (None,):
-                peer = f"PyTorch {torch.__version__} {name}"
+                peer = f"PyTorch {torch.__version__}"
                 if tf32 is not None:
                     torch.backends.cuda.matmul.allow_tf32 = tf32
-                    peer += ", TF32" if tf32 else ", no TF32"
-                result = {"case": case["name"], "peer": peer}
+                    peer += ", TF32" if tf32 else ""
+                result = {"case": case["name"], "peer": peer, "variant": name}
                 try:
                     sets = sets or inputs_of(case)
 

@@ -11,6 +11,8 @@ import type { Timing } from "./timer.ts";
 export interface PeerResult {
   readonly case: string;
   readonly peer: string;
+  /** Which of several ways that it has. */
+  readonly variant?: string;
   readonly timing?: Timing;
   /** Largest absolute error over the rows looked at, where the result was looked at. */
   readonly worst?: number;
@@ -87,9 +89,8 @@ export async function runPeer(
     results.push(result);
     const { timing, correct, worst, error } = result;
     const off = correct === false ? `, off by ${worst?.toExponential(1) ?? "NaN"}` : "";
-    log(
-      `${result.peer}: ${result.case}: ${timing ? `${timing.median.toFixed(1)} µs${off}` : error}`,
-    );
+    const who = [result.peer, result.variant].filter(Boolean).join(", ");
+    log(`${who}: ${result.case}: ${timing ? `${timing.median.toFixed(1)} µs${off}` : error}`);
   }
   const failure = await ended;
   if (failure !== "") {
