@@ -42,8 +42,10 @@ export function missingPackages(names: readonly string[], log: (line: string) =>
   const npm = spawnSync("npm", ["install", ...options, "--fetch-retries=0"], {
     cwd: folder,
     stdio: ["ignore", "ignore", "inherit"],
+    timeout: 300_000, // without a network it may wait
     shell: process.platform === "win32", // where npm is a script
   });
   if (npm.status !== 0) log(`npm install: ${npm.error?.message ?? `ended with ${npm.status}`}`);
-  return missing.filter((name) => !find(name));
+  // Node remembers that it did not find them; the children, which load them, will look anew.
+  return missing.filter((name) => !existsSync(join(folder, "node_modules", name)));
 }
