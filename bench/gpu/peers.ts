@@ -20,15 +20,16 @@ export interface PeerResult {
   readonly error?: string;
 }
 
-/** A peer that is a script beside this one. */
+/** A peer that is a script beside this one. One that hangs is not waited for. */
 const script = (name: string) => (request: string) => {
   const url = import.meta.url.replace(/peers\.(ts|js)$/, `${name}.$1`);
   return spawn(process.execPath, [fileURLToPath(url), request], {
     stdio: ["ignore", "pipe", "pipe"],
+    timeout: 180_000,
   });
 };
 
-/** Each runs in a process of its own, and prints its results as lines of JSON. */
+/** Each runs in processes of its own, which print their results as lines of JSON. */
 const peers: Readonly<Record<string, (request: string) => ReturnType<typeof spawn>>> = {
   onnxruntime: script("onnxruntime"),
   "jax-js": script("jax"),
@@ -73,20 +74,36 @@ export async function runPeer(
     log("pytorch: start the benchmark in the package's folder");
     return [];
   }
-  const child = peers[name]!(JSON.stringify({ cases, milliseconds }));
   const results: PeerResult[] = [];
+  // A case that a GPU device does not outlive takes no other with it. PyTorch starts too slowly.
+  for (const some of name === "pytorch" ? [cases] : cases.map((each) => [each])) {
+    const { exitCode, printed } = await runProcess(name, some, milliseconds, log);
+    results.push(...printed);
+    if (exitCode === 1 && printed.length === 0) break; // it does not run here
+  }
+  return results;
+}
+
+async function runProcess(
+  name: string,
+  cases: readonly BenchCase[],
+  milliseconds: number,
+  log: (line: string) => void,
+): Promise<{ readonly exitCode: number | null; readonly printed: readonly PeerResult[] }> {
+  const child = peers[name]!(JSON.stringify({ cases, milliseconds }));
+  const printed: PeerResult[] = [];
   let errors = "";
   child.stderr!.on("data", (data) => {
     errors += data;
   });
   const ended = new Promise<string>((done) => {
     child.on("error", ({ message }) => done(message));
-    child.on("close", (code) => done(code === 0 ? "" : `ended with ${code}`));
+    child.on("close", (code, signal) => done(code === 0 ? "" : `ended with ${code ?? signal}`));
   });
   for await (const line of createInterface(child.stdout!)) {
     if (!line.startsWith("{")) continue;
     const result = JSON.parse(line) as PeerResult;
-    results.push(result);
+    printed.push(result);
     const { timing, correct, worst, error } = result;
     const off = correct === false ? `, off by ${worst?.toExponential(1) ?? "NaN"}` : "";
     const who = [result.peer, result.variant].filter(Boolean).join(", ");
@@ -97,5 +114,5 @@ export async function runPeer(
     const told = errors.trim().split("\n");
     log(`${name}: ${failure} ${told.find((line) => line.includes("Error: ")) ?? told.at(-1)}`);
   }
-  return results;
+  return { exitCode: child.exitCode, printed };
 }
