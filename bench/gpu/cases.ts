@@ -52,6 +52,7 @@ const cases: readonly BenchCase[] = [
   benchCase("encoder f32", "float32", { ...encoder, goal: [233, 200] }),
   benchCase("encoder f16", "float16", { ...encoder, goal: [110, 70] }),
   benchCase("prefill f32", "float32", { ...prefill, goal: [7854, 6109] }),
+  benchCase("prefill f32 causal", "float32", { ...prefill, causal: true }),
   benchCase("prefill f16", "float16", { ...prefill, goal: [1200, 840] }),
   benchCase("prefill f16 causal", "float16", { ...prefill, causal: true, goal: [750, 545] }),
   benchCase("vector 16×16", "float32", {

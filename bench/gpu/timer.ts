@@ -68,9 +68,14 @@ export class GPUTimer {
 
     const [first = 0] = await batch(1);
     const passes = (most: number) => Math.max(1, Math.min(most, Math.floor(20_000 / first)));
-    // Long batches: between short ones the GPU would idle again.
-    const warm = performance.now() + Math.max(warmUpMilliseconds, milliseconds / 2);
-    while (performance.now() < warm) await batch(passes(1000), false);
+    // Long batches, between which the GPU does not idle, until they get no faster.
+    const start = performance.now();
+    let least = Infinity;
+    for (let steady = 0; steady < 3 || performance.now() < start + warmUpMilliseconds; ) {
+      const [took = 0] = await batch(passes(1000), false);
+      steady = took < 0.99 * least ? 0 : steady + 1;
+      least = Math.min(least, took);
+    }
     const samples: number[] = [];
     const end = performance.now() + milliseconds;
     do samples.push(...(await batch(passes(passesAtOnce))));
