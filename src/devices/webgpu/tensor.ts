@@ -50,6 +50,11 @@ export class WebGPUTensor implements DeviceTensor {
     return this.gpuBuffer;
   }
 
+  /** Whether the buffer is the device's, not a caller's. @internal */
+  get owned(): boolean {
+    return this.#pooled !== undefined;
+  }
+
   get destroyed(): boolean {
     return this.#destroyed;
   }
