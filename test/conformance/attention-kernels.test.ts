@@ -79,9 +79,19 @@ function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): Atten
     const smallTile = { ...tile, rows: Math.min(tile.rows, rows), keysInFlight: 4, lanes };
     return { ...choice, splits, ...(small && { tile: smallTile, mergeLanes: 64 }) };
   }
-  return choice.kernel === "prefill" && small && choice.tile.columns === 8
-    ? { ...choice, tile: { ...choice.tile, rowsPerLane: 1, lanes: 64, valueKeys: 8 } }
-    : choice;
+  if (choice.kernel !== "prefill" || !small) return choice;
+  const { columns } = choice.tile;
+  return {
+    ...choice,
+    tile: {
+      ...choice.tile,
+      lanes: 4 * columns,
+      rowsPerLane: 4,
+      keysPerLane: 4,
+      valueKeys: 8,
+      unrolled: false,
+    },
+  };
 }
 
 /** Other lengths for the same text. */

@@ -1,24 +1,29 @@
-import { defineKernel, foldWorkgroups } from "../../devices/kernel.ts";
+import { defineKernel } from "../../devices/kernel.ts";
 import type { AttentionProblem } from "./problem.ts";
 import {
-  computeScores,
-  findQueryOffsets,
+  eachUnit,
+  rowOfLane,
   type ScoreTile,
+  scoreStatements,
   scoreTileDeclarations,
   scoreTileSizes,
 } from "./score-tile.wgsl.ts";
 import {
-  attentionUniforms,
   bindings,
   each,
+  fetches,
   halfBits,
   inQuarters,
   type KernelFlags,
   kernelFlags,
   loads,
   loadType,
+  loop,
   maskType,
   positions,
+  prefillGrid,
+  prefillPlace,
+  prefillUniforms,
   problemUniforms,
   type RowExtras,
   rowExtras,
@@ -38,24 +43,27 @@ import {
 //
 // A lane holds, for each of its rows, some scores (score-tile.wgsl.ts), the running maximum and its
 // own part of the sum of weights, and some columns of the output, all in registers:
-//   row i     is query row  rowGroup + rowGroups · i  of the tile,
-//   column c  is quad       column + columns · c      of the value depth.
+//   column c  is quad  column + columns · c  of the value depth.
+// Where a lane has 8 × 8 scores, both products read one vector of workgroup memory for 16 multiply-adds;
+// with less, they wait for it.
 //
-// Workgroup memory: `staged` holds queries and keys while scores are computed, then weights and a
-// few values at a time; `exchange` a float for each row and column of lanes; the rows' offsets;
-// and, where they fit, the queries for good. prefillBytes() counts them.
+// Workgroup memory, `staged`, holds three things in turn:
+//   | queries, a chunk of their depth | keys, the same chunk |     while scores are computed;
+//   | each lane's maxima, or sums, of its rows |                   while they are shared;
+//   | a quad of each lane's weights | `valueKeys` values |          while they are multiplied:
+//     weights turned over as queries are, a key after another, and of each four rows to a vector.
+// prefillBytes() counts it. What is staged next is on its way to registers meanwhile.
 //
 // Beside the output a row can leave its log-sum-exp, and as `statistics` ([rows, 1, 2] float32) its
 // maximum and sum of weights, for scores.wgsl.ts.
 //
-// Grid: row tiles × key/value heads × batches, folded into two axes; within a head the last rows go
-// first, which under a causal mask have most to do.
+// Grid: row tiles × key/value heads × batches, folded into two axes (prefillGrid).
 //
 // Adapters: any. Nothing beyond WebGPU's core is used; larger tiles want more workgroup memory.
 
 /** The shape of a workgroup's tile. */
 export interface PrefillTile extends ScoreTile {
-  /** Values that are staged at a time. A multiple of 4 that divides the tile's keys. */
+  /** Values that are staged at a time. A multiple of 4 that divides 4 · columns. */
   readonly valueKeys: number;
 }
 
@@ -63,25 +71,29 @@ function sizes(tile: PrefillTile, depth: number, valueDepth: number) {
   const scores = scoreTileSizes(tile, depth);
   const valueQuads = Math.ceil(valueDepth / 4);
   const columnsPerLane = Math.ceil(valueQuads / tile.columns);
-  const weightStride = (scores.keys / 4) | 1;
-  const weightVectors = scores.rows * weightStride;
+  const weightVectors = scores.rows * tile.columns;
   const valueStride = columnsPerLane * tile.columns;
+  /** Vectors in which a lane writes a number for each of its rows. */
+  const rowVectors = tile.rowsPerLane / 4;
   return {
     ...scores,
     valueQuads,
     columnsPerLane,
-    weightStride,
     weightVectors,
     valueStride,
-    stagedVectors: Math.max(scores.stagedVectors, weightVectors + tile.valueKeys * valueStride),
+    rowVectors,
+    stagedVectors: Math.max(
+      scores.stagedVectors,
+      tile.lanes * rowVectors,
+      weightVectors + tile.valueKeys * valueStride,
+    ),
   };
 }
 
 /** Bytes of workgroup memory that a tile takes. */
 export function prefillBytes(tile: PrefillTile, depth: number, valueDepth: number): number {
-  const { residentVectors, stagedVectors, rows } = sizes(tile, depth, valueDepth);
   // One 16-byte slot for the flag.
-  return 16 * (residentVectors + stagedVectors + 1) + 4 * rows * (tile.columns + 1);
+  return 16 * (sizes(tile, depth, valueDepth).stagedVectors + 1);
 }
 
 const tensors = {
@@ -102,27 +114,19 @@ export const attentionPrefill = defineKernel<
 >({
   name: "attention_prefill",
   tensors,
-  uniforms: attentionUniforms,
+  uniforms: prefillUniforms,
   webgpu({ tensors: { lse, statistics }, parameters: { problem, tile, variant }, capabilities }) {
-    const { batch, queryHeads, kvHeads, queries, depth, valueDepth } = problem;
+    const { depth, valueDepth } = problem;
     const { rows } = sizes(tile, depth, valueDepth);
-    const rowTiles = Math.ceil(((queryHeads / kvHeads) * queries) / rows);
-    const workgroups = rowTiles * kvHeads * batch;
-    const [x, y] = foldWorkgroups(workgroups, capabilities);
+    const { workgroups, uniforms } = prefillGrid(problem, rows, capabilities);
     return {
       wgsl: prefillText(kernelFlags(problem, 4), tile, {
         lse: lse !== undefined,
         statistics: statistics !== undefined,
       }),
       variant,
-      workgroups: [x, y, 1],
-      uniforms: {
-        ...problemUniforms(problem, true),
-        gridWidth: x,
-        workgroups,
-        rowTiles,
-        splits: 1,
-      },
+      workgroups,
+      uniforms: { ...problemUniforms(problem, true), ...uniforms },
       workgroupBytes: prefillBytes(tile, depth, valueDepth),
     };
   },
@@ -131,9 +135,10 @@ export const attentionPrefill = defineKernel<
 /** The module's text. */
 export function prefillText(flags: KernelFlags, tile: PrefillTile, extras: RowExtras = {}): string {
   const { dtype, depth, valueDepth, widths, mask, softcap, softmaxDtype } = flags;
-  const { rowsPerLane, keysPerLane } = tile;
+  const { lanes, rowsPerLane, keysPerLane, unrolled } = tile;
   const size = sizes(tile, depth, valueDepth);
-  const { columnsPerLane } = size;
+  const { columnsPerLane, rowVectors } = size;
+  const scoring = scoreStatements(tile, depth);
 
   const rows = (statement: (row: number) => string) => each(rowsPerLane, statement, "\n    ");
   const scores = (statement: (row: number, quad: number) => string) =>
@@ -142,26 +147,64 @@ export function prefillText(flags: KernelFlags, tile: PrefillTile, extras: RowEx
     each(columnsPerLane, statement, "\n          ");
   const fold = (row: number, operator: (a: string, b: string) => string) =>
     Array.from({ length: keysPerLane / 4 }, (_, quad) => `s${row}_${quad}`).reduce(operator);
+
+  // A number of each of a lane's rows, with the numbers that the row's other lanes have.
+  const share = (number: (row: number) => string, shared: string, operator: string) => `
+    workgroupBarrier();
+    ${each(rowVectors, (i) => `staged[lane * ${rowVectors}u + ${i}u] = vec4<f32>(${each(4, (j) => number(4 * i + j), ", ")});`, "\n    ")}
+    workgroupBarrier();
+    ${each(rowVectors, (i) => `var ${shared}${i} = staged[row_group * COLUMNS * ${rowVectors}u + ${i}u];`, " ")}
+    for (var c = 1u; c < COLUMNS; c++) {
+      ${each(rowVectors, (i) => `${shared}${i} = ${operator}(${shared}${i}, staged[(row_group * COLUMNS + c) * ${rowVectors}u + ${i}u]);`, "\n      ")}
+    }`;
+  const shared = (name: string, row: number) => `${name}${row >> 2}[${row & 3}]`;
+
+  const valueUnits = tile.valueKeys * size.valueQuads;
+  const fetchValues = (chunk: string) =>
+    eachUnit(
+      valueUnits,
+      lanes,
+      (i, unit) =>
+        `fetched_value${i} = fetch_value(value_head + (u32(tile) + ${chunk} * VALUE_KEYS + ${unit} / VALUE_QUADS) * uniforms.valueRow, ${unit} % VALUE_QUADS);`,
+    );
+  const stageValues = (value: (i: number, key: string) => string) =>
+    eachUnit(
+      valueUnits,
+      lanes,
+      (i, unit) =>
+        `staged[VALUE_TILE + ${unit} / VALUE_QUADS * VALUE_STRIDE + ${unit} % VALUE_QUADS] = ${value(i, `tile + i32(chunk * VALUE_KEYS + ${unit} / VALUE_QUADS)`)};`,
+    );
+  // Of the weights a quad a lane, before the first of its values.
+  const stageWeights = each(
+    keysPerLane / 4,
+    (quad) => `if (chunk == ${quad}u * QUAD_CHUNKS) {
+        ${each(rowVectors, (i) => `stage(column * 4u * ROW_QUADS + (row_group + ROW_GROUPS * ${i}u + column) % ROW_QUADS, ROW_QUADS, ${each(4, (j) => `s${4 * i + j}_${quad}`, ", ")});`, "\n        ")}
+      }`,
+    " else ",
+  );
+
   // A forbidden key has a weight just below 0: no matter where it meets a finite value, and told
   // apart from a weight that is 0 where it meets NaN or ∞ (0 · NaN is NaN).
-  const accumulateKey = (i: string, guarded: boolean) => `
-          ${columns((c) => `let v${c} = staged[VALUE_TILE + (quad * 4u + ${i}) * VALUE_STRIDE + column + COLUMNS * ${c}u];`)}
+  const accumulateKey = (guarded: boolean) => `
+          ${each(rowVectors, (i) => `let w${i} = staged[weight_at${i} + key * ROW_QUADS];`, " ")}
+          ${columns((c) => `let v${c} = staged[VALUE_TILE + (quad * 4u + key) * VALUE_STRIDE + column + COLUMNS * ${c}u];`)}
           ${rows((row) =>
             columns((c) => {
-              const sum = `fma(vec4<f32>(w${row}[${i}]), v${c}, o${row}_${c})`;
-              return `o${row}_${c} = ${guarded ? `select(${sum}, o${row}_${c}, w${row}[${i}] < 0.0)` : sum};`;
+              const weight = `w${row >> 2}[${row & 3}]`;
+              const sum = `fma(vec4<f32>(${weight}), v${c}, o${row}_${c})`;
+              return `o${row}_${c} = ${guarded ? `select(${sum}, o${row}_${c}, ${weight} < 0.0)` : sum};`;
             }),
           )}`;
-  const accumulate = (guarded: boolean) => `
-        for (var quad = 0u; quad < VALUE_KEYS / 4u; quad++) {
-          ${rows((row) => `let w${row} = staged[(row_group + ROW_GROUPS * ${row}u) * WEIGHT_STRIDE + chunk / 4u + quad];`)}
-          ${
-            guarded
-              ? `for (var i = 0u; i < 4u; i++) {${accumulateKey("i", true)}
-          }`
-              : each(4, (i) => `{${accumulateKey(`${i}u`, false)}\n          }`, " ")
-          }
-        }`;
+  const accumulate = (guarded: boolean) =>
+    loop(
+      "quad",
+      tile.valueKeys / 4,
+      unrolled && !guarded,
+      `
+          let keys = chunk % QUAD_CHUNKS * (VALUE_KEYS / 4u) + quad;
+          ${each(rowVectors, (i) => `let weight_at${i} = keys * 4u * ROW_QUADS + (row_group + ROW_GROUPS * ${i}u + keys) % ROW_QUADS;`, "\n          ")}
+          ${loop("key", 4, !guarded, accumulateKey(guarded))}`,
+    );
 
   return `
 ${bindings(
@@ -176,65 +219,53 @@ ${bindings(
     lse: extras.lse ? "f32" : undefined,
     statistics: extras.statistics ? "vec2<f32>" : undefined,
   },
-  attentionUniforms,
+  prefillUniforms,
 )}
-${loads("query", dtype, widths.query, depth)}
-${loads("key", dtype, widths.key, depth)}
 ${loads("value", dtype, widths.value, valueDepth)}
+${fetches("value", dtype, widths.value)}
 ${halfBits(dtype, softmaxDtype)}
 ${stores("output", dtype, widths.output, `${valueDepth}u`)}
 ${scoreUnits(inQuarters(mask))}
 ${positions(flags)}
+${prefillPlace}
 ${scoreFunctions(flags)}
-${scoreTileDeclarations(tile, depth)}
+${scoreTileDeclarations(tile, flags)}
 
 const VALUE_KEYS = ${tile.valueKeys}u;
+const VALUE_CHUNKS = ${size.keys / tile.valueKeys}u;
+const QUAD_CHUNKS = ${(4 * tile.columns) / tile.valueKeys}u; // chunks of values for a quad of each lane's weights
 const VALUE_QUADS = ${size.valueQuads}u;
 const VALUE_STRIDE = ${size.valueStride}u;
 const VALUE_TILE = ${size.weightVectors}u; // where values begin in staged, after the weights
-const WEIGHT_STRIDE = ${size.weightStride}u;
 const FORBIDDEN_WEIGHT = -1.0e-37;
 
 var<workgroup> staged: array<vec4<f32>, ${size.stagedVectors}>;
-var<workgroup> exchange: array<f32, TILE_ROWS * COLUMNS>;
 /// Set once a value came by that is too large for FORBIDDEN_WEIGHT: NaN, ±∞, or 2^64 and more.
 var<workgroup> large_values: atomic<u32>;
 
 fn largest(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn add(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return a + b; }
 fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
 
-/// Stages VALUE_KEYS values of a tile that every row sees whole.
-fn stage_values(lane: u32, head: u32, first: u32) {
-  for (var i = lane; i < VALUE_KEYS * VALUE_QUADS; i += LANES) {
-    let key = first + i / VALUE_QUADS;
-    let quad = i % VALUE_QUADS;
-    staged[VALUE_TILE + i / VALUE_QUADS * VALUE_STRIDE + quad] = load_value(head + key * uniforms.valueRow, quad);
+/// A value of a tile that not every row sees whole: 0 before \`begin\` and from \`end\` on, where no
+/// row sees it.
+fn seen_value(value: vec4<f32>, key: i32, begin: i32, end: i32) -> vec4<f32> {
+  if (key < begin || key >= end) { return vec4<f32>(); }
+  if (any((bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu)) >= vec4<u32>(0x5f800000u))) {
+    atomicStore(&large_values, 1u);
   }
-}
-
-/// Stages VALUE_KEYS values; those before \`begin\` and from \`end\` on, seen by no row, as zeros.
-fn stage_some_values(lane: u32, head: u32, first: u32, begin: u32, end: u32) {
-  for (var i = lane; i < VALUE_KEYS * VALUE_QUADS; i += LANES) {
-    let key = first + i / VALUE_QUADS;
-    let quad = i % VALUE_QUADS;
-    var values = vec4<f32>();
-    if (key >= begin && key < end) {
-      values = load_value(head + key * uniforms.valueRow, quad);
-      if (any((bitcast<vec4<u32>>(values) & vec4<u32>(0x7fffffffu)) >= vec4<u32>(0x5f800000u))) {
-        atomicStore(&large_values, 1u);
-      }
-    }
-    staged[VALUE_TILE + i / VALUE_QUADS * VALUE_STRIDE + quad] = values;
-  }
+  return value;
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let number = workgroup.y * uniforms.gridWidth + workgroup.x;
   if (number >= uniforms.workgroups) { return; }
-  let first_row = (uniforms.rowTiles - 1u - number % uniforms.rowTiles) * TILE_ROWS;
-  let kv_head = number / uniforms.rowTiles % uniforms.kvHeads;
-  let batch = number / uniforms.rowTiles / uniforms.kvHeads;
+  let row_tile = row_tile_and_head(number).x;
+  let head_of_all = row_tile_and_head(number).y;
+  let first_row = row_tile * TILE_ROWS;
+  let kv_head = head_of_all % uniforms.kvHeads;
+  let batch = head_of_all / uniforms.kvHeads;
   let group_heads = uniforms.queryHeads / uniforms.kvHeads;
   let rows = group_heads * uniforms.queries;
   let last_row = min(first_row + TILE_ROWS, rows) - 1u;
@@ -253,16 +284,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let end = end_key(last_position, limit);
   let begin_for_all = first_key(last_position);
   let end_for_all = end_key(first_position, limit);
-${findQueryOffsets}
-  ${tile.queryResident ? "workgroupBarrier();\n  stage_queries(lane, 0u, DEPTH_CHUNKS * CHUNK_QUADS);" : ""}
 
-  ${rows((row) => `let row${row} = min(first_row + row_group + ROW_GROUPS * ${row}u, rows - 1u);`)}
+  ${rows((row) => `let row${row} = min(first_row + ${rowOfLane(row)}, rows - 1u);`)}
   ${mask === "none" ? "" : rows((row) => `let mask${row} = mask_row(batch, kv_head * group_heads + row${row} / uniforms.queries, row${row} % uniforms.queries);`)}
   ${rows((row) => `var maximum${row} = LOWEST; var sum${row} = 0.0; var invalid${row} = false;`)}
   ${rows((row) => columns((c) => `var o${row}_${c} = vec4<f32>();`))}
+  ${scoring.declare}
+  ${each(Math.ceil(valueUnits / lanes), (i) => `var fetched_value${i}: value_quad;`, "\n  ")}
 
+  ${scoring.fetch("u32(begin)", "0u")}
   for (var tile = begin; tile < end; tile += i32(TILE_KEYS)) {
-    ${computeScores(tile, "key_head", "u32(tile)")}
+    ${scoring.compute("u32(tile)")}
+    ${fetchValues("0u")}
     ${softcap ? scores((row, quad) => `s${row}_${quad} = softcapped(s${row}_${quad});`) : ""}
 
     let partial = ${mask === "none" ? "tile < begin_for_all || tile + i32(TILE_KEYS) > end_for_all" : "true"};
@@ -273,15 +306,12 @@ ${findQueryOffsets}
     }
     ${softmaxDtype === "float32" ? "" : scores((row, quad) => `s${row}_${quad} = rounded(s${row}_${quad});`)}
 
-    // The maxima of the rows, over the lanes that share them.
-    ${rows((row) => `exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + column] = largest(${fold(row, (a, b) => `max(${a}, ${b})`)});`)}
-    workgroupBarrier();
+    // The rows' maxima so far, and what that does to what was summed before.
+    ${share((row) => `max(maximum${row}, largest(${fold(row, (a, b) => `max(${a}, ${b})`)}))`, "maxima", "max")}
     ${rows(
       (row) => `{
-    var maximum = maximum${row};
-    for (var c = 0u; c < COLUMNS; c++) { maximum = max(maximum, exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + c]); }
-    let keep = exponential(maximum${row} - maximum);
-    maximum${row} = maximum;
+    let keep = exponential(maximum${row} - ${shared("maxima", row)});
+    maximum${row} = ${shared("maxima", row)};
     sum${row} *= keep;
     ${columns((c) => `o${row}_${c} *= keep;`)}
     }`,
@@ -295,28 +325,34 @@ ${findQueryOffsets}
     ${score} = select(exponentials(x), vec4<f32>(FORBIDDEN_WEIGHT), ${score} <= vec4<f32>(FORBIDDEN));
     }`;
     })}
-    ${scores((row, quad) => `staged[(row_group + ROW_GROUPS * ${row}u) * WEIGHT_STRIDE + column + ${quad * tile.columns}u] = s${row}_${quad};`)}
     ${rows((row) => `sum${row} += total(${fold(row, (a, b) => `${a} + ${b}`)});`)}
 
-    for (var chunk = 0u; chunk < TILE_KEYS; chunk += VALUE_KEYS) {
-      ${size.keys > tile.valueKeys ? "if (chunk > 0u) { workgroupBarrier(); }" : ""}
-      if (partial) { stage_some_values(lane, value_head, u32(tile) + chunk, u32(begin), u32(end)); }
-      else { stage_values(lane, value_head, u32(tile) + chunk); }
+    for (var chunk = 0u; chunk < VALUE_CHUNKS; chunk++) {
       workgroupBarrier();
-      if (partial && atomicLoad(&large_values) != 0u) {${accumulate(true)}
-      } else {${accumulate(false)}
+      ${stageWeights}
+      if (partial) {
+        ${stageValues((i, key) => `seen_value(widened_value(fetched_value${i}), ${key}, begin, end)`)}
+      } else {
+        ${stageValues((i) => `widened_value(fetched_value${i})`)}
+      }
+      workgroupBarrier();
+      if (chunk + 1u < VALUE_CHUNKS) {
+        ${fetchValues("(chunk + 1u)")}
+      } else {${scoring.fetch("u32(tile) + TILE_KEYS", "0u")}
+      }
+      if (partial && atomicLoad(&large_values) != 0u) {
+        ${accumulate(true)}
+      } else {
+        ${accumulate(false)}
       }
     }
   }
 
   // Each lane summed the weights of its own keys.
-  workgroupBarrier();
-  ${rows((row) => `exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + column] = select(sum${row}, not_a_number(), invalid${row});`)}
-  workgroupBarrier();
+  ${share((row) => `select(sum${row}, not_a_number(), invalid${row})`, "sums", "add")}
   ${rows(
-    (row) => `if (first_row + row_group + ROW_GROUPS * ${row}u < rows) {
-    var sum = 0.0;
-    for (var c = 0u; c < COLUMNS; c++) { sum += exchange[(row_group + ROW_GROUPS * ${row}u) * COLUMNS + c]; }
+    (row) => `if (first_row + ${rowOfLane(row)} < rows) {
+    let sum = ${shared("sums", row)};
     let inverse = select(1.0 / sum, 0.0, sum <= 0.0);
     let head = kv_head * group_heads + row${row} / uniforms.queries;
     let query = row${row} % uniforms.queries;

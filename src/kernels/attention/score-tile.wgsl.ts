@@ -1,16 +1,21 @@
-import { each } from "./snippets.wgsl.ts";
+import { each, fetches, type KernelFlags, loads, loop } from "./snippets.wgsl.ts";
 
 // The block of scores that a workgroup of the prefill and scores kernels computes at a time: query
 // rows × keys, as a product of two matrices blocked in registers.
 //
 // Lanes form a grid of `columns` × `rowGroups`, lane = rowGroup · columns + column. Each holds
 // `rowsPerLane` × `keysPerLane` scores in registers, four keys to a vector s{row}_{quad}:
-//   row i   is query row  rowGroup + rowGroups · i  of the tile,
-//   quad j  is keys       4 · (column + columns · j)  to  4 · (column + columns · j) + 3.
-// Queries and keys come through workgroup memory, `chunkQuads` quads of their depth at a time, rows
-// an odd number of quads apart and keys in the order that makes neighbouring lanes read
-// neighbouring rows: no two lanes of 8 meet in a bank. A quad of depth costs a lane rowsPerLane +
-// keysPerLane vector reads for rowsPerLane · keysPerLane · 4 multiply-adds.
+//   rows 4i to 4i + 3  are query rows  4 · (rowGroup + rowGroups · i)  and the next three,
+//   quad j             is keys         4 · (column + columns · j)      and the next three.
+// An element of depth costs a lane (rowsPerLane + keysPerLane) / 4 vector reads of workgroup memory
+// for rowsPerLane · keysPerLane multiply-adds.
+//
+// Queries and keys come through workgroup memory, a chunk of `chunkQuads` quads of their depth at a
+// time, turned over: an element of depth after another, and of each four rows to a vector. A lane
+// fetches four elements of four rows, and turns them over in its registers. Each quad of depth lies
+// TURN vectors further on in its lines, round and round, so that the lanes that write different quads
+// of the same rows do not meet in a bank. While a chunk is worked on, the next one is under way from
+// memory to registers.
 
 /** The shape of the tile. */
 export interface ScoreTile {
@@ -18,13 +23,14 @@ export interface ScoreTile {
   readonly lanes: number;
   /** Lanes that share a query row. */
   readonly columns: number;
+  /** A multiple of 4. */
   readonly rowsPerLane: number;
   /** A multiple of 4. */
   readonly keysPerLane: number;
   /** Most quads of depth that are staged at a time. */
   readonly chunkQuads: number;
-  /** Whether queries stay in workgroup memory, all of their depth; else they come with the keys. */
-  readonly queryResident: boolean;
+  /** Whether the innermost loops are written out. */
+  readonly unrolled: boolean;
 }
 
 /** Sizes that follow from a tile and a depth. */
@@ -35,8 +41,6 @@ export function scoreTileSizes(tile: ScoreTile, depth: number) {
   const chunkQuads = Math.ceil(depthQuads / chunks);
   const rows = rowGroups * tile.rowsPerLane;
   const keys = tile.columns * tile.keysPerLane;
-  const keyStride = chunkQuads | 1;
-  const queryStride = tile.queryResident ? (chunks * chunkQuads) | 1 : keyStride;
   return {
     rowGroups,
     rows,
@@ -44,21 +48,39 @@ export function scoreTileSizes(tile: ScoreTile, depth: number) {
     depthQuads,
     chunks,
     chunkQuads,
-    queryStride,
-    keyStride,
-    /** Vectors of workgroup memory for queries that stay. */
-    residentVectors: tile.queryResident ? rows * queryStride : 0,
-    /** Vectors of workgroup memory that are free again once the scores are there. */
-    stagedVectors: (tile.queryResident ? 0 : rows * queryStride) + keys * keyStride,
+    /** Vectors of workgroup memory, free again once the scores are there. */
+    stagedVectors: (rows + keys) * chunkQuads,
   };
 }
 
-/** Constants, workgroup memory but for `staged`, and functions: at the top of the module. */
-export function scoreTileDeclarations(tile: ScoreTile, depth: number): string {
+/**
+ * What a lane moves of `count` units: every lanes-th. `move` gives the statement for its i-th, whose
+ * number among all is the expression `unit`.
+ */
+export function eachUnit(
+  count: number,
+  lanes: number,
+  move: (i: number, unit: string) => string,
+): string {
+  const statement = (i: number) => {
+    const unit = `(lane + ${i * lanes}u)`;
+    return (i + 1) * lanes > count
+      ? `if (${unit} < ${count}u) { ${move(i, unit)} }`
+      : move(i, unit);
+  };
+  return each(Math.ceil(count / lanes), statement, "\n    ");
+}
+
+/** Constants and functions, at the top of the module. */
+export function scoreTileDeclarations(tile: ScoreTile, flags: KernelFlags): string {
+  const { dtype, depth, widths } = flags;
   const sizes = scoreTileSizes(tile, depth);
-  const queries = tile.queryResident ? "query_tile" : "staged";
-  const padded = sizes.chunks * sizes.chunkQuads > sizes.depthQuads;
   return `
+${loads("query", dtype, widths.query, depth)}
+${fetches("query", dtype, widths.query)}
+${loads("key", dtype, widths.key, depth)}
+${fetches("key", dtype, widths.key)}
+
 const LANES = ${tile.lanes}u;
 const COLUMNS = ${tile.columns}u;
 const ROW_GROUPS = ${sizes.rowGroups}u;
@@ -66,77 +88,103 @@ const TILE_ROWS = ${sizes.rows}u;
 const TILE_KEYS = ${sizes.keys}u;
 const DEPTH_CHUNKS = ${sizes.chunks}u;
 const CHUNK_QUADS = ${sizes.chunkQuads}u;
-const QUERY_STRIDE = ${sizes.queryStride}u;
-const KEY_STRIDE = ${sizes.keyStride}u;
-const KEY_TILE = ${tile.queryResident ? 0 : sizes.rows * sizes.queryStride}u; // where keys begin in staged
+const ROW_QUADS = ${sizes.rows / 4}u;
+const KEY_QUADS = ${sizes.keys / 4}u;
+const KEY_TILE = ${sizes.rows * sizes.chunkQuads}u; // where keys begin in staged, after the queries
+const TURN = ${sizes.chunkQuads > 4 ? 1 : 2}u;
 
-var<workgroup> query_offsets: array<u32, TILE_ROWS>;
-${tile.queryResident ? `var<workgroup> query_tile: array<vec4<f32>, ${sizes.residentVectors}>;` : ""}
-
-/// Stages quads [begin, begin + count) of the tile's queries, scaled.
-fn stage_queries(lane: u32, begin: u32, count: u32) {
-  for (var i = lane; i < TILE_ROWS * count; i += LANES) {
-    let row = i / count;
-    let quad = begin + i % count;
-    var values = load_query(query_offsets[row], quad) * uniforms.scoreScale;
-    ${padded ? `if (quad >= ${sizes.depthQuads}u) { values = vec4<f32>(); }` : ""}
-    ${queries}[row * QUERY_STRIDE + i % count] = values;
-  }
+/// Where a query row of the tile begins; rows of all the heads of a group count on.
+fn query_place(batch: u32, kv_head: u32, row: u32) -> u32 {
+  let head = kv_head * (uniforms.queryHeads / uniforms.kvHeads) + row / uniforms.queries;
+  return batch * uniforms.queryBatch + head * uniforms.queryHead + row % uniforms.queries * uniforms.queryRow;
 }
-
-/// Stages quads [begin, begin + CHUNK_QUADS) of the keys from \`first\` on.
-fn stage_keys(lane: u32, head: u32, first: u32, begin: u32) {
-  for (var i = lane; i < TILE_KEYS * CHUNK_QUADS; i += LANES) {
-    let key = i / CHUNK_QUADS;
-    let quad = begin + i % CHUNK_QUADS;
-    var values = load_key(head + min(first + key, uniforms.keys - 1u) * uniforms.keyRow, quad);
-    ${padded ? `if (quad >= ${sizes.depthQuads}u) { values = vec4<f32>(); }` : ""}
-    let slot = (key / (4u * COLUMNS) * 4u + key % 4u) * COLUMNS + key / 4u % COLUMNS;
-    staged[KEY_TILE + slot * KEY_STRIDE + i % CHUNK_QUADS] = values;
-  }
+/// Stages four elements of four rows of which there are \`quads\` quads.
+fn stage(place: u32, quads: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+  staged[place] = vec4<f32>(a.x, b.x, c.x, d.x);
+  staged[place + quads] = vec4<f32>(a.y, b.y, c.y, d.y);
+  staged[place + 2u * quads] = vec4<f32>(a.z, b.z, c.z, d.z);
+  staged[place + 3u * quads] = vec4<f32>(a.w, b.w, c.w, d.w);
 }`;
 }
 
-/** Fills query_offsets for rows of the group from `first_row` on; a barrier must follow. */
-export const findQueryOffsets = `
-  for (var i = lane; i < TILE_ROWS; i += LANES) {
-    let row = min(first_row + i, rows - 1u);
-    query_offsets[i] = batch * uniforms.queryBatch
-      + (kv_head * group_heads + row / uniforms.queries) * uniforms.queryHead
-      + row % uniforms.queries * uniforms.queryRow;
-  }`;
+/** The statements with which a lane computes scores. */
+export interface ScoreStatements {
+  /** Once, before the others: where a lane's queries lie. Wants batch, kv_head, first_row and rows. */
+  readonly declare: string;
+  /** Begins to load chunk `chunk` of the tile of keys from `first` on. */
+  readonly fetch: (first: string, chunk: string) => string;
+  /**
+   * Computes s{row}_{quad} of the tile of keys from `first` on, whose chunk 0 is fetched. Begins with
+   * a barrier; what follows needs one before it overwrites `staged`.
+   */
+  readonly compute: (first: string) => string;
+}
 
-/**
- * Computes the scores s{row}_{quad} of the tile whose first key is `firstKey`. Begins with a
- * barrier; what follows needs one before it overwrites `staged`.
- */
-export function computeScores(tile: ScoreTile, keyHead: string, firstKey: string): string {
-  const { rowsPerLane, keysPerLane, columns, queryResident } = tile;
-  const query = (row: number) =>
-    queryResident
-      ? `query_tile[(row_group + ROW_GROUPS * ${row}u) * QUERY_STRIDE + chunk * CHUNK_QUADS + quad]`
-      : `staged[(row_group + ROW_GROUPS * ${row}u) * QUERY_STRIDE + quad]`;
-  const key = (i: number) => `staged[KEY_TILE + (column + ${i * columns}u) * KEY_STRIDE + quad]`;
-  const pairs = (statement: (row: number, key: number) => string, separator: string) =>
-    each(rowsPerLane, (row) => each(keysPerLane, (k) => statement(row, k), " "), separator);
-  const product = (row: number, k: number) => {
-    const [q, sum] = [`q${row}`, `d${row}_${k}`];
-    return `${sum} = fma(${q}.x, k${k}.x, fma(${q}.y, k${k}.y, fma(${q}.z, k${k}.z, fma(${q}.w, k${k}.w, ${sum}))));`;
-  };
-  const vector = (row: number, quad: number) =>
-    `vec4<f32>(${each(4, (i) => `d${row}_${quad * 4 + i}`, ", ")})`;
-  return `
-    ${pairs((row, k) => `var d${row}_${k} = 0.0;`, "\n    ")}
+/** The statements; `key_head` is where the keys of the head begin. */
+export function scoreStatements(tile: ScoreTile, depth: number): ScoreStatements {
+  const { lanes, rowsPerLane, keysPerLane, unrolled } = tile;
+  const { rows, keys, chunks, chunkQuads, depthQuads } = scoreTileSizes(tile, depth);
+  const units = { query: (rows / 4) * chunkQuads, key: (keys / 4) * chunkQuads };
+  const four = (text: (j: number) => string, separator = " ") => each(4, text, separator);
+  const declared = (count: number, declaration: (i: number, j: number) => string) =>
+    each(Math.ceil(count / lanes), (i) => four((j) => declaration(i, j)), "\n  ");
+
+  const key = (first: string, unit: string, j: number) =>
+    `key_head + min(${first} + ${unit} / CHUNK_QUADS * 4u + ${j}u, uniforms.keys - 1u) * uniforms.keyRow`;
+  const fetch = (first: string, chunk: string) => `
+    ${eachUnit(units.query, lanes, (i, unit) => four((j) => `fetched_query${i}_${j} = fetch_query(query_place${i}_${j}, ${chunk} * CHUNK_QUADS + ${unit} % CHUNK_QUADS);`))}
+    ${eachUnit(units.key, lanes, (i, unit) => four((j) => `fetched_key${i}_${j} = fetch_key(${key(first, unit, j)}, ${chunk} * CHUNK_QUADS + ${unit} % CHUNK_QUADS);`))}`;
+  // Beyond the depth, in the last of several chunks, are zeros.
+  const within = (unit: string, value: string) =>
+    chunks * chunkQuads === depthQuads
+      ? value
+      : `select(vec4<f32>(), ${value}, chunk * CHUNK_QUADS + ${unit} % CHUNK_QUADS < ${depthQuads}u)`;
+  const stage = (name: "query" | "key", begin: string, quads: string, factor: string) =>
+    eachUnit(
+      units[name],
+      lanes,
+      (i, unit) =>
+        `stage(${begin}${unit} % CHUNK_QUADS * 4u * ${quads} + (${unit} / CHUNK_QUADS + ${unit} % CHUNK_QUADS * TURN) % ${quads}, ${quads}, ${four((j) => within(unit, `widened_${name}(fetched_${name}${i}_${j})${factor}`), ", ")});`,
+    );
+
+  const scores = (statement: (row: number, quad: number) => string, separator: string) =>
+    each(
+      rowsPerLane,
+      (row) => each(keysPerLane / 4, (quad) => statement(row, quad), " "),
+      separator,
+    );
+  const rowQuads = (statement: (i: number) => string) => each(rowsPerLane / 4, statement, " ");
+  const keyQuads = (statement: (i: number) => string) => each(keysPerLane / 4, statement, " ");
+  const product = `
+        ${rowQuads((i) => `let query_at${i} = quad * 4u * ROW_QUADS + (row_group + ROW_GROUPS * ${i}u + quad * TURN) % ROW_QUADS;`)}
+        ${keyQuads((i) => `let key_at${i} = KEY_TILE + quad * 4u * KEY_QUADS + (column + COLUMNS * ${i}u + quad * TURN) % KEY_QUADS;`)}
+        ${four(
+          (j) => `{
+          ${rowQuads((i) => `let q${i} = staged[query_at${i} + ${j}u * ROW_QUADS];`)}
+          ${keyQuads((i) => `let k${i} = staged[key_at${i} + ${j}u * KEY_QUADS];`)}
+          ${scores((row, quad) => `s${row}_${quad} = fma(vec4<f32>(q${row >> 2}[${row & 3}]), k${quad}, s${row}_${quad});`, "\n          ")}
+        }`,
+          "",
+        )}`;
+  return {
+    declare: `
+  ${declared(units.query, (i, j) => `let query_place${i}_${j} = query_place(batch, kv_head, min(first_row + (lane + ${i * lanes}u) / CHUNK_QUADS * 4u + ${j}u, rows - 1u));`)}
+  ${declared(units.query, (i, j) => `var fetched_query${i}_${j}: query_quad;`)}
+  ${declared(units.key, (i, j) => `var fetched_key${i}_${j}: key_quad;`)}`,
+    fetch,
+    compute: (first) => `
+    ${scores((row, quad) => `var s${row}_${quad} = vec4<f32>();`, " ")}
     for (var chunk = 0u; chunk < DEPTH_CHUNKS; chunk++) {
       workgroupBarrier();
-      ${queryResident ? "" : "stage_queries(lane, chunk * CHUNK_QUADS, CHUNK_QUADS);"}
-      stage_keys(lane, ${keyHead}, ${firstKey}, chunk * CHUNK_QUADS);
+      ${stage("query", "", "ROW_QUADS", " * uniforms.scoreScale")}
+      ${stage("key", "KEY_TILE + ", "KEY_QUADS", "")}
       workgroupBarrier();
-      for (var quad = 0u; quad < CHUNK_QUADS; quad++) {
-        ${each(rowsPerLane, (row) => `let q${row} = ${query(row)};`, "\n        ")}
-        ${each(keysPerLane, (k) => `let k${k} = ${key(k)};`, "\n        ")}
-        ${pairs(product, "\n        ")}
-      }
-    }
-    ${each(rowsPerLane, (row) => each(keysPerLane / 4, (quad) => `var s${row}_${quad} = ${vector(row, quad)};`, " "), "\n    ")}`;
+      ${chunks > 1 ? `if (chunk + 1u < DEPTH_CHUNKS) {${fetch(first, "(chunk + 1u)")}\n      }` : ""}
+      ${loop("quad", chunkQuads, unrolled, product)}
+    }`,
+  };
 }
+
+/** The i-th row of a lane, counted in the tile. */
+export const rowOfLane = (i: number): string =>
+  `(row_group + ROW_GROUPS * ${i >> 2}u) * 4u + ${i & 3}u`;

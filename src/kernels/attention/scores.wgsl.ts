@@ -1,9 +1,9 @@
 import { defineKernel, foldWorkgroups } from "../../devices/kernel.ts";
 import type { AttentionProblem } from "./problem.ts";
 import {
-  computeScores,
-  findQueryOffsets,
+  rowOfLane,
   type ScoreTile,
+  scoreStatements,
   scoreTileDeclarations,
   scoreTileSizes,
 } from "./score-tile.wgsl.ts";
@@ -15,7 +15,6 @@ import {
   inQuarters,
   type KernelFlags,
   kernelFlags,
-  loads,
   loadType,
   maskReads,
   maskType,
@@ -35,7 +34,7 @@ import {
 // A workgroup owns a tile of query rows × keys, rows as in prefill.wgsl.ts; a lane some of its
 // scores in registers (score-tile.wgsl.ts), four neighbouring keys to a store.
 //
-// Workgroup memory: the queries and keys, and the rows' offsets. scoresBytes() counts them.
+// Workgroup memory: the queries and keys. scoresBytes() counts them.
 //
 // Grid: key tiles × row tiles × key/value heads × batches, folded into two axes. Adapters: any.
 
@@ -55,8 +54,7 @@ const tensors = {
 
 /** Bytes of workgroup memory that a tile takes. */
 export function scoresBytes(tile: ScoreTile, depth: number): number {
-  const { residentVectors, stagedVectors, rows } = scoreTileSizes(tile, depth);
-  return 16 * (residentVectors + stagedVectors) + 4 * rows;
+  return 16 * scoreTileSizes(tile, depth).stagedVectors;
 }
 
 /**
@@ -114,6 +112,7 @@ export function scoresText(
   const quads = (row: number, statement: (score: string, quad: number) => string) =>
     each(tile.keysPerLane / 4, (quad) => statement(`s${row}_${quad}`, quad), "\n    ");
 
+  const scoring = scoreStatements(tile, depth);
   const maskRow = mask === "none" ? "0u" : "mask_row(batch, head, query)";
   const logits = `seen(scores, keys, first, beyond, ${maskRow})`;
   // ∞ − ∞ is NaN: where the mask says −∞, so does the result.
@@ -143,8 +142,6 @@ ${bindings(
   },
   uniformTypes,
 )}
-${loads("query", dtype, widths.query, depth)}
-${loads("key", dtype, widths.key, depth)}
 ${halfBits(dtype, softmaxDtype)}
 ${stores("result", dtype, width, "uniforms.keys")}
 ${scoreUnits(inQuarters(mask))}
@@ -152,7 +149,7 @@ ${positions({ ...flags, kvLengths: forbids && flags.kvLengths })}
 ${weights ? scoreFunctions(flags) : `${scoreFunctions({ ...flags, mask: "none", softmaxDtype: "float32" })}${maskReads({ ...flags, mask })}`}
 
 var<workgroup> staged: array<vec4<f32>, ${scoreTileSizes(tile, depth).stagedVectors}>;
-${scoreTileDeclarations(tile, depth)}
+${scoreTileDeclarations(tile, flags)}
 
 ${
   forbids
@@ -178,13 +175,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let key_head = batch * uniforms.keyBatch + kv_head * uniforms.keyHead;
   let column = lane % COLUMNS;
   let row_group = lane / COLUMNS;
-${findQueryOffsets}
-  ${tile.queryResident ? "workgroupBarrier();\n  stage_queries(lane, 0u, DEPTH_CHUNKS * CHUNK_QUADS);" : ""}
-  ${computeScores(tile, "key_head", "first_key_of_tile")}
+  ${scoring.declare}
+  ${scoring.fetch("first_key_of_tile", "0u")}
+  ${scoring.compute("first_key_of_tile")}
 
   ${rows(
-    (row) => `if (first_row + row_group + ROW_GROUPS * ${row}u < rows) {
-    let row = first_row + row_group + ROW_GROUPS * ${row}u;
+    (row) => `if (first_row + ${rowOfLane(row)} < rows) {
+    let row = first_row + ${rowOfLane(row)};
     let head = kv_head * group_heads + row / uniforms.queries;
     let query = row % uniforms.queries;
     let row_of_all = (batch * uniforms.queryHeads + head) * uniforms.queries + query;

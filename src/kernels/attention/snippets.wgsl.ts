@@ -1,4 +1,5 @@
-import type { Access, UniformType } from "../../devices/kernel.ts";
+import type { Capabilities } from "../../devices/capabilities.ts";
+import { type Access, foldWorkgroups, type UniformType } from "../../devices/kernel.ts";
 import type { AttentionDType, AttentionProblem, RowStrides } from "./problem.ts";
 
 // WGSL that the attention kernels share: bindings, loads and stores of each dtype, the rules that
@@ -14,6 +15,13 @@ import type { AttentionDType, AttentionProblem, RowStrides } from "./problem.ts"
 //
 // NaN must come through, but exp2, log2 and max need not let it (SwiftShader's do not): rows
 // remember whether one went into exp2. The test is !(x == x): in WGSL x != x is false for NaN too.
+
+/** A loop over `name` from 0 to `count` − 1; written out where `unrolled`. */
+export function loop(name: string, count: number, unrolled: boolean, body: string): string {
+  return unrolled
+    ? each(count, (i) => `{ let ${name} = ${i}u;${body}\n}`, " ")
+    : `for (var ${name} = 0u; ${name} < ${count}u; ${name}++) {${body}\n}`;
+}
 
 /** The text of `count` statements, `statement(0)` first. */
 export function each(count: number, statement: (i: number) => string, separator = "\n"): string {
@@ -210,6 +218,48 @@ export function problemUniforms(problem: AttentionProblem, logarithmic: boolean)
   };
 }
 
+/** The uniforms of the prefill kernels. */
+export const prefillUniforms = { ...attentionUniforms, headsAtOnce: "u32" } as const;
+
+/**
+ * The grid of a prefill, row tiles × key/value heads × batches, folded into two axes, and its uniforms.
+ *
+ * Workgroups start in the order of their numbers. Where all row tiles see the same keys, a head's follow
+ * one another. Else 8 heads take turns, those of their row tiles first that have most to do: long ones
+ * that start last are waited for. (H100, float16, 32 heads, 4096 queries, causal: 718 µs; 855 a head at a
+ * time, 841 by 4, 726 by 16, 736 all 32, whose keys and values no cache holds.)
+ */
+export function prefillGrid(
+  { batch, queryHeads, kvHeads, queries, causal, window }: AttentionProblem,
+  rows: number,
+  capabilities: Capabilities,
+) {
+  const rowTiles = Math.ceil(((queryHeads / kvHeads) * queries) / rows);
+  const heads = kvHeads * batch;
+  const workgroups = rowTiles * heads;
+  const [x, y] = foldWorkgroups(workgroups, capabilities);
+  const alike = !causal && window[0] < 0 && window[1] < 0;
+  const headsAtOnce = alike ? 1 : Math.min(8, heads);
+  return {
+    workgroups: [x, y, 1] as const,
+    uniforms: { gridWidth: x, workgroups, rowTiles, headsAtOnce, splits: 1 },
+  };
+}
+
+/**
+ * A workgroup's place in {@link prefillGrid}.
+ *
+ *     fn row_tile_and_head(number: u32) -> vec2<u32>    heads of all batches count on
+ */
+export const prefillPlace = `
+fn row_tile_and_head(number: u32) -> vec2<u32> {
+  let block = uniforms.rowTiles * uniforms.headsAtOnce;
+  let first_head = number / block * uniforms.headsAtOnce;
+  let heads = min(uniforms.headsAtOnce, uniforms.workgroups / uniforms.rowTiles - first_head);
+  let place = number % block;
+  return vec2<u32>(uniforms.rowTiles - 1u - place / heads, first_head + place % heads);
+}`;
+
 /**
  * The bindings of group 0: the tensors present, in the order of `tensors`, then the uniforms.
  *
@@ -294,6 +344,26 @@ fn load_${name}(row: u32, quad: u32) -> vec4<f32> {
   return ${widen("words")};
 }
 fn fetch_${name}(row: u32, unit: u32) -> vec4<u32> { return ${name}[(row >> 3u) + unit]; }`;
+}
+
+/**
+ * The loads of {@link loads} with a width of at most 4 in two steps, so that other work fits between.
+ *
+ *     fn fetch_NAME(row: u32, quad: u32) -> NAME_quad
+ *     fn widened_NAME(quad: NAME_quad) -> vec4<f32>
+ */
+export function fetches(name: string, dtype: AttentionDType, width: Width): string {
+  if (dtype === "float32" || width === 1)
+    return `
+alias ${name}_quad = vec4<f32>;
+fn fetch_${name}(row: u32, quad: u32) -> vec4<f32> { return load_${name}(row, quad); }
+fn widened_${name}(quad: vec4<f32>) -> vec4<f32> { return quad; }`;
+  return `
+alias ${name}_quad = vec2<u32>;
+fn fetch_${name}(row: u32, quad: u32) -> vec2<u32> { return ${name}[(row >> 2u) + quad]; }
+fn widened_${name}(words: vec2<u32>) -> vec4<f32> {
+  return vec4<f32>(${bothHalves(dtype, "words.x")}, ${bothHalves(dtype, "words.y")});
+}`;
 }
 
 /** Two halves packed in each word of `words: vec2<u32>`, widened to four floats. */
