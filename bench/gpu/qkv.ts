@@ -18,7 +18,13 @@ import {
   randomElements,
   referenceRows,
 } from "./numbers.ts";
-import { type GPUTimer, type Timing, timeCalls } from "./timer.ts";
+import { type GPUTimer, type Timing, timeInTurn } from "./timer.ts";
+
+/**
+ * A call; a call whose output is read; the same commands out of `encode()`, in an encoder of one's own;
+ * an empty dispatch; and a submission without any.
+ */
+export type RoundTrip = "call" | "read" | "encoded" | "dispatch" | "submission";
 
 /** What came of one variant on one case. */
 export interface Measurement {
@@ -28,12 +34,8 @@ export interface Measurement {
   readonly correct?: boolean;
   /** Largest absolute error over the rows looked at. */
   readonly worst?: number;
-  /** By the clock: a call, and its work done. */
-  readonly call?: Timing;
-  /** By the clock: a call, and its output read. */
-  readonly read?: Timing;
-  /** By the clock: an empty submission done, to compare with. */
-  readonly bare?: Timing;
+  /** By the clock, until the work is done or the output read. */
+  readonly roundTrips?: Readonly<Record<RoundTrip, Timing>>;
   readonly error?: string;
 }
 
@@ -115,24 +117,50 @@ export async function measure(
     (pass, turn) => model.encode(pass, inputs[turn % inputs.length]!, [output]),
     milliseconds,
   );
-  const { queue } = device.gpuDevice;
-  const wall = roundTrip && {
-    call: await timeCalls(() => {
-      model.executeInto(inputs[0]!, [output]);
-      return queue.onSubmittedWorkDone();
-    }, milliseconds),
-    read: await timeCalls(() => {
-      model.executeInto(inputs[0]!, [output]);
-      return output.read();
-    }, milliseconds),
-    bare: await timeCalls(() => {
-      queue.submit([device.gpuDevice.createCommandEncoder().finish()]);
-      return queue.onSubmittedWorkDone();
-    }, milliseconds),
-  };
+  const roundTrips =
+    roundTrip && (await timeRoundTrips(device, model, inputs[0]!, output, milliseconds));
   output.destroy();
   model.destroy();
-  return { variant: name, timing, correct, worst, ...wall };
+  return { variant: name, timing, correct, worst, ...(roundTrips && { roundTrips }) };
+}
+
+function timeRoundTrips(
+  device: WebGPUDevice,
+  model: Model,
+  inputs: readonly DeviceTensor[],
+  output: DeviceTensor,
+  milliseconds: number,
+): Promise<Record<RoundTrip, Timing>> {
+  const { gpuDevice } = device;
+  const { queue } = gpuDevice;
+  const code = "@compute @workgroup_size(1) fn main() {}";
+  const compute = { module: gpuDevice.createShaderModule({ code }) };
+  const pipeline = gpuDevice.createComputePipeline({ layout: "auto", compute });
+  const submit = (record: (encoder: GPUCommandEncoder) => void) => () => {
+    const encoder = gpuDevice.createCommandEncoder();
+    record(encoder);
+    queue.submit([encoder.finish()]);
+    return queue.onSubmittedWorkDone();
+  };
+  const calls = {
+    call() {
+      model.executeInto(inputs, [output]);
+      return queue.onSubmittedWorkDone();
+    },
+    read() {
+      model.executeInto(inputs, [output]);
+      return output.read();
+    },
+    encoded: submit((encoder) => model.encode(encoder, inputs, [output])),
+    dispatch: submit((encoder) => {
+      const pass = encoder.beginComputePass();
+      pass.setPipeline(pipeline);
+      pass.dispatchWorkgroups(1);
+      pass.end();
+    }),
+    submission: submit(() => {}),
+  };
+  return timeInTurn<RoundTrip>(calls, milliseconds);
 }
 
 /** Fills a tensor with NaN, so that an element never written is seen. */

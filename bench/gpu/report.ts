@@ -2,6 +2,7 @@ import { type BenchCase, bytesMoved, dimensions, floatingPointOperations } from 
 import type { Ceilings } from "./ceilings.ts";
 import type { PeerResult } from "./peers.ts";
 import type { Measurement } from "./qkv.ts";
+import type { Timing } from "./timer.ts";
 
 /** All that a run measured, as it goes into the JSON file. */
 export interface Results {
@@ -41,13 +42,15 @@ export function formatResults(results: Results): string {
       lines.push(row(result, measurement, results.ceilings, i === 0));
   lines.push(...peerTable(results.cases));
   const walls = results.cases.flatMap(({ case: { name }, measurements }) =>
-    measurements.flatMap(({ call, read, bare }) =>
-      call && read && bare
-        ? [
-            `${name}, by the clock: a call done after ${microseconds(call.median)}, ${number(call.median / bare.median)} times a bare submission's ${microseconds(bare.median)}; its output read after ${microseconds(read.median)}.`,
-          ]
-        : [],
-    ),
+    measurements.flatMap(({ roundTrips }) => {
+      if (!roundTrips) return [];
+      const { call, read, encoded, dispatch, submission } = roundTrips;
+      const done = ({ median }: Timing) =>
+        `${microseconds(median)} (${number(median / dispatch.median)}×)`;
+      return [
+        `${name}, by the clock, and as a multiple of an empty dispatch's ${microseconds(dispatch.median)}: a call done after ${done(call)}, the same commands in an encoder of one's own after ${done(encoded)}, a call's output read after ${done(read)}, an empty submission done after ${done(submission)}.`,
+      ];
+    }),
   );
   return `${[...lines, "", ...walls].join("\n").trimEnd()}\n`;
 }

@@ -105,19 +105,40 @@ export class GPUTimer {
   }
 }
 
-/** Times a call by the clock, from JavaScript's side. */
+const rounds = 8;
+
+/**
+ * Times calls by the clock, from JavaScript's side. They take turns, several times, since how fast a
+ * process runs changes from one tenth of a second to the next.
+ */
+export async function timeInTurn<Name extends string>(
+  calls: Readonly<Record<Name, () => Promise<unknown>>>,
+  milliseconds: number,
+): Promise<Record<Name, Timing>> {
+  const names = Object.keys(calls) as Name[];
+  const samples = Object.fromEntries(names.map((name) => [name, [] as number[]]));
+  for (let round = 0; round < rounds; round++)
+    for (const name of names) {
+      const call = calls[name];
+      const start = performance.now();
+      const warm = start + warmUpMilliseconds / rounds;
+      const end = warm + milliseconds / rounds;
+      const few = () => round === rounds - 1 && samples[name]!.length < 3;
+      for (let before = start; before < end || few(); ) {
+        await call();
+        const after = performance.now();
+        if (before >= warm) samples[name]!.push((after - before) * 1000);
+        before = after;
+      }
+    }
+  const timings = names.map((name) => [name, summarize(samples[name]!)]);
+  return Object.fromEntries(timings) as Record<Name, Timing>;
+}
+
+/** {@link timeInTurn} of one call. */
 export async function timeCalls(
   call: () => Promise<unknown>,
   milliseconds: number,
 ): Promise<Timing> {
-  const warm = performance.now() + warmUpMilliseconds;
-  while (performance.now() < warm) await call();
-  const samples: number[] = [];
-  const end = performance.now() + milliseconds;
-  while (performance.now() < end || samples.length < 3) {
-    const start = performance.now();
-    await call();
-    samples.push((performance.now() - start) * 1000);
-  }
-  return summarize(samples);
+  return (await timeInTurn({ call }, milliseconds)).call;
 }
