@@ -214,6 +214,12 @@ export interface AttentionCase {
   expected(): ReferenceOutputs;
   /** What `output` may differ by on a device. */
   tolerance(device: "cpu" | "webgpu"): Tolerance;
+  /**
+   * How much further `output` and `weights` may be off in a row, of `[batch, queryHeads, queries]`, where a
+   * mask adds float16's lowest number to every key that the row may see: float32 keeps of each score what
+   * is left beside −65504. 0 in all other rows.
+   */
+  cancellation(row: number): number;
 }
 
 /** Makes the tensors of a description. */
@@ -296,13 +302,17 @@ export function attentionCase(description: AttentionCaseDescription): AttentionC
       const unit = { float32: 2 ** -23, float16: 2 ** -10, bfloat16: 2 ** -7 };
       const rounding = problem.softmaxDtype ? unit[problem.softmaxDtype] * spread : 0;
       const arithmetic = (device === "webgpu" ? 2 : 1 / 16) * unit.float32 * spread;
-      // Where a mask adds float16's lowest number to all that a row may see, float32 keeps of the scores
-      // what is left beside that number. (float32's own lowest number leaves nothing, here and there.)
-      const masked = problem.mask?.dtype === "float16" ? largest(this.expected().lse, 2 ** 17) : 0;
-      const cancellation = masked > 2 ** 14 ? (unit.float32 * masked) / 2 : 0;
       const base = toleranceFor(problem.dtype, device);
-      const extra = 2 * (rounding + arithmetic + cancellation);
+      const extra = 2 * (rounding + arithmetic);
       return { absolute: base.absolute + 4 * extra, relative: base.relative + extra };
+    },
+    cancellation(row) {
+      // float32's own lowest number leaves nothing of a score, in float64 neither.
+      const masked = problem.mask?.dtype === "float16" ? -this.expected().lse[row]! : 0;
+      if (!(masked > 2 ** 15 && masked < 2 ** 17)) return 0;
+      // A score is off by up to half a unit in the last place of its sum with the mask; the mean of values
+      // of magnitudes up to 4 by 4 times that.
+      return 4 * 2 ** -24 * masked;
     },
   };
 }
@@ -332,12 +342,29 @@ export function assertCase(
     if (view === undefined) throw new Error(`${name} is missing\n${context}`);
     const exact = name.startsWith("present");
     const tolerance = exact ? { absolute: 0, relative: 0 } : attention.tolerance(device);
+    const cancellation = (element: number) =>
+      name === "output" || name === "weights"
+        ? attention.cancellation(rowOf(attention.problem, name, element))
+        : 0;
     // WGSL lets a GPU assume that there are no NaN and infinities: where forbidden keys hold them, what
     // the raw scores show of them is not tested there.
     const raw = device === "webgpu" && (name === "scores" || name === "softcappedScores");
     const target = raw ? ignoringNonFinite(view, expected[name]) : expected[name];
-    assertClose(name, view, target, tolerance, context);
+    assertClose(name, view, target, tolerance, context, cancellation);
   }
+}
+
+/** The row, of `[batch, queryHeads, queries]`, that an element of an output belongs to. */
+function rowOf(
+  { queryHeads, queries, keys, strides }: AttentionProblem,
+  name: "output" | "weights",
+  element: number,
+): number {
+  if (name === "weights") return Math.floor(element / keys);
+  const { batch, head, row } = strides.output;
+  const b = Math.floor(element / batch);
+  const h = Math.floor(element / head) % queryHeads;
+  return (b * queryHeads + h) * queries + (Math.floor(element / row) % queries);
 }
 
 function ignoringNonFinite(got: HostView, expected: Float64Array): Float64Array {
@@ -390,16 +417,6 @@ function lengthsTensor(batch: number, keys: number, generator: Random): Tensor {
     return kind < 0.3 ? keys : generator.integer(1, keys);
   };
   return tensor(Int32Array.from({ length: batch }, length), [batch]);
-}
-
-/** The largest magnitude up to `limit`. */
-function largest(values: Float64Array, limit: number): number {
-  let result = 0;
-  for (const value of values) {
-    const magnitude = Math.abs(value);
-    if (magnitude > result && magnitude <= limit) result = magnitude;
-  }
-  return result;
 }
 
 /** A bound on the size of scores: what rounding errors in them are relative to. */
