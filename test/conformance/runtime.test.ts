@@ -59,7 +59,7 @@ for (const { name, gpu } of await waysToWebGPU())
       assert(adapter, "no adapter");
       const { vendor, architecture, device: model, description } = adapter.info;
       const parts = [vendor, architecture, model, description].filter((part) => part !== "");
-      reportDevice("webgpu", `${name}: ${parts.join(" ")}`);
+      reportDevice("adapter", `${name}: ${parts.join(" ")}`);
       const device = await adapter.requestDevice();
       try {
         assert.equal(await square(device, 7), 49);

@@ -4,6 +4,8 @@
 //   npm test -- --grep softmax      only outermost suites whose title matches
 //   npm test -- transpose matmul    only files whose path contains one of these
 //   npm test -- --jobs 1            one runtime at a time
+//   npm test -- --whole             every case on every device of every runtime (test/run/runtimes.ts)
+//   npm test -- --minutes 60        the time that a runtime may take; 15 otherwise
 //   QKV_SEED=7 npm test             with the random inputs of an earlier run
 
 import { spawn } from "node:child_process";
@@ -17,19 +19,13 @@ import { parseArgs } from "node:util";
 import { gpuEnvironment } from "../../scripts/gpu-environment.mjs";
 import type { Outcome } from "./junit.ts";
 import { deviceMarker } from "./report.ts";
-import { type Runtime, runtimes } from "./runtimes.ts";
+import { everything, type Runtime, runtimes } from "./runtimes.ts";
 import { type Print, runInOrder } from "./schedule.ts";
-
-/** The kinds of device that every runtime must test on. */
-const expectedDevices = ["cpu", "webgpu"];
-
-/** How long a runtime may take. */
-const limitInMinutes = 15;
 
 /** How a job went. Whatever else was wrong stands among the failed tests. */
 interface Result extends Outcome {
   title: string;
-  /** Every device that was tested on, as `kind: description`. */
+  /** Every device that was tested on, as `name: description`. */
   devices: Set<string>;
   seconds: number;
 }
@@ -44,6 +40,8 @@ const { values: options, positionals: paths } = parseArgs({
     only: { type: "string" },
     grep: { type: "string" },
     jobs: { type: "string", default: "2" },
+    whole: { type: "boolean", default: false },
+    minutes: { type: "string", default: "15" },
   },
 });
 /** Whether the command line leaves tests out. */
@@ -54,6 +52,8 @@ for (const name of only)
     fail(`--only takes lint, ${names.join(", ")}; not ${name}`);
 const atOnce = Number(options.jobs);
 if (!(atOnce >= 1)) fail(`--jobs takes a number from 1 on; not ${options.jobs}`);
+const limit = Number(options.minutes) * 60_000;
+if (!(limit > 0)) fail(`--minutes takes a number over 0; not ${options.minutes}`);
 
 const seed = process.env["QKV_SEED"] ?? String(Math.floor(Math.random() * 2 ** 31));
 const gpu = await gpuEnvironment();
@@ -99,17 +99,25 @@ function testOn(runtime: Runtime, print: Print): Promise<Result> {
     const { title, command, read } = await runtime.find();
     result.title = title;
     print(`\n━━━ ${title}\n`);
-    const folders = ["conformance", ...(runtime.isNode ? ["node"] : [])];
-    // It brings its browser along: once is enough.
-    if (runtime.name === "node") folders.push("playground");
-    const suites = compiledSuites(folders);
+    const suites = compiledSuites(runtime.folders);
     if (suites.length === 0) return;
     const report = join(reports, runtime.name);
-    const ending = await run(command({ suites, grep: options.grep, report }), (line) => {
-      const marker = line.indexOf(deviceMarker);
-      if (marker < 0) print(line);
-      else result.devices.add(line.slice(marker + deviceMarker.length).trim());
-    });
+    const { devices, part } = options.whole ? everything : runtime.share;
+    // What the suites are told: test/support/random.ts, test/support/devices.ts.
+    const settings = {
+      QKV_RUNTIME: runtime.name,
+      QKV_DEVICES: devices.join(),
+      QKV_PART: part,
+    };
+    const ending = await run(
+      command({ suites, grep: options.grep, report }),
+      (line) => {
+        const marker = line.indexOf(deviceMarker);
+        if (marker < 0) print(line);
+        else result.devices.add(line.slice(marker + deviceMarker.length).trim());
+      },
+      settings,
+    );
     const reported = existsSync(report);
     if (reported) Object.assign(result, await read(report));
     // Failed tests are reason enough to end badly.
@@ -119,9 +127,9 @@ function testOn(runtime: Runtime, print: Print): Promise<Result> {
       else result.failed.push(`ended with ${ending}`);
     if (filtered) return;
     if (result.passed === 0) result.failed.push("no test passed");
-    for (const kind of expectedDevices)
-      if (![...result.devices].some((device) => device.startsWith(`${kind}: `)))
-        result.failed.push(`no test used a ${kind} device`);
+    for (const name of devices)
+      if (![...result.devices].some((device) => device.startsWith(`${name}: `)))
+        result.failed.push(`no test used the device ${name}`);
   });
 }
 
@@ -149,11 +157,15 @@ async function attempt(title: string, work: (result: Result) => Promise<void>): 
 }
 
 /** Runs a command, and prints its lines. Returns the status or signal that it ended badly with. */
-async function run([file = "", ...args]: string[], print: Print): Promise<string | undefined> {
+async function run(
+  [file = "", ...args]: string[],
+  print: Print,
+  settings: NodeJS.ProcessEnv = {},
+): Promise<string | undefined> {
   const child = spawn(file, args, {
-    env: environment,
+    env: { ...environment, ...settings },
     stdio: ["ignore", "pipe", "pipe"],
-    timeout: limitInMinutes * 60_000,
+    timeout: limit,
   });
   for (const input of [child.stdout, child.stderr]) createInterface({ input }).on("line", print);
   const [status, signal] = await once(child, "close");

@@ -4,9 +4,9 @@
 export const deviceMarker = "[qkv device]";
 
 /**
- * Tells the runner that this process tests on a device. A runtime on which an expected kind of
- * device is never reported fails.
+ * Tells the runner that this process tests on a device. A runtime on which one that it is to test on is
+ * never reported fails.
  */
-export function reportDevice(kind: "cpu" | "webgpu", description: string): void {
-  console.log(`${deviceMarker} ${kind}: ${description}`);
+export function reportDevice(name: string, description: string): void {
+  console.log(`${deviceMarker} ${name}: ${description}`);
 }

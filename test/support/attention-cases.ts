@@ -24,7 +24,7 @@ import { fromFloat32 } from "../../src/tensor/half.ts";
 import { elementCount, type Shape } from "../../src/tensor/shape.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { assertClose, type Tolerance, toleranceFor } from "./compare.ts";
-import { type Random, random, seed } from "./random.ts";
+import { type Random, random, seedSettings } from "./random.ts";
 
 // The cases that attention is tested with, on every device: a description that fast-check draws and
 // shrinks, and the tensors that it stands for.
@@ -335,7 +335,7 @@ export function assertCase(
   got: AttentionResults<HostView>,
   device: "cpu" | "webgpu",
 ): void {
-  const context = `case (QKV_SEED=${seed}): ${JSON.stringify(attention.description)}`;
+  const context = `case (${seedSettings}): ${JSON.stringify(attention.description)}`;
   const expected = attention.expected();
   for (const name of attention.problem.outputs) {
     const view = got[name];

@@ -13,6 +13,7 @@ import {
 import { allocateData, tensorBytes, viewData } from "../../src/tensor/dtype.ts";
 import { elementCount } from "../../src/tensor/shape.ts";
 import { reportDevice } from "../run/report.ts";
+import { setting } from "./random.ts";
 
 /** A device that suites run on. */
 export interface TestDevice {
@@ -21,21 +22,28 @@ export interface TestDevice {
   open(): Promise<Device>;
 }
 
-/** WebGPU with all that the adapter offers, and with the least that every adapter does. */
-export const webgpuDevices: readonly TestDevice[] = [
+const all: readonly TestDevice[] = [
+  { name: "cpu", kind: "cpu", open: () => requestDevice("cpu") },
+  // WebGPU with all that the adapter offers, and with the least that every adapter does.
   { name: "webgpu", kind: "webgpu", open: () => requestDevice("webgpu") },
   {
-    name: "webgpu, portable",
+    name: "portable webgpu",
     kind: "webgpu",
     open: () => requestDevice("webgpu", { portable: true }),
   },
 ];
 
-/** Every device that the conformance suites run on. */
-export const testDevices: readonly TestDevice[] = [
-  { name: "cpu", kind: "cpu", open: () => requestDevice("cpu") },
-  ...webgpuDevices,
-];
+/** Every device that the conformance suites run on: `QKV_DEVICES`, names between commas, or all. */
+const testDevices = (setting("QKV_DEVICES")?.split(",") ?? all.map(({ name }) => name)).map(
+  (wanted) => {
+    const device = all.find(({ name }) => name === wanted);
+    if (!device) throw new Error(`QKV_DEVICES must be among ${all.map(({ name }) => name)}`);
+    return device;
+  },
+);
+
+/** Those of them on WebGPU. */
+export const webgpuDevices = testDevices.filter(({ kind }) => kind === "webgpu");
 
 /**
  * Declares one suite for each device. It fails, not skips, where a device is not to be had.
@@ -64,7 +72,7 @@ function onDevice(
     let device: Device;
     before(async () => {
       device = await open();
-      reportDevice(kind, device.description.replace(/^WebGPU: /, ""));
+      reportDevice(name, device.description.replace(/^WebGPU: /, ""));
     });
     after(() => device?.destroy());
     suite(() => device, kind);
