@@ -327,18 +327,26 @@ describe("attention beyond a device's limits", () => {
     using device = await requestDevice("webgpu", { portable: true });
     const limit = device.gpuDevice.limits.maxStorageBufferBindingSize;
     const many = zeros([limit / 64 + 1, 16]);
-    const watched = watch(device);
-    const error = await attention(zeros([16]), many, many, { device }).then(
-      () => assert.fail("not refused"),
-      (caught: Error) => caught,
-    );
-    watched.stop();
-    assert.instanceOf(error, QkvError);
-    assert.match(
-      error.message,
-      new RegExp(`maxStorageBufferBindingSize of ${limit} bytes, got ${limit + 64}$`),
-    );
-    assert.equal(watched.total(), 0);
+    const narrow = zeros([limit / 64 + 1, 1]);
+    for (const [name, query, key, value] of [
+      ["key", zeros([16]), many, narrow],
+      ["value", zeros([1]), narrow, many],
+    ] as const) {
+      const watched = watch(device);
+      const error = await attention(query, key, value, { device }).then(
+        () => assert.fail("not refused"),
+        (caught: Error) => caught,
+      );
+      watched.stop();
+      assert.instanceOf(error, QkvError);
+      assert.match(
+        error.message,
+        new RegExp(
+          `^attention\\w*: ${name} .*maxStorageBufferBindingSize of ${limit} bytes, got ${limit + 64}$`,
+        ),
+      );
+      assert.equal(watched.total(), 0);
+    }
   });
 });
 

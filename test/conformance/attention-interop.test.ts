@@ -321,7 +321,8 @@ describe("attention's plan", () => {
       ])
         for (const dtype of ["float32", "float16", "bfloat16"] as const)
           for (const options of [{}, { causal: true }, { window: [16, 0] as const }]) {
-            const plan = (await planning(of, capabilities, options, dtype)).plan();
+            const model = await planning(of, capabilities, options, dtype);
+            const plan = model.plan();
             assert.deepEqual(
               plan.steps.map(({ kernel }) => kernel),
               ["attention_prefill"],
@@ -331,6 +332,7 @@ describe("attention's plan", () => {
               ["input", "input", "input", "output"],
             );
             assert.equal(plan.temporaryBytes, 0);
+            assert.match(model.explain(), /^temporaries: 0 B$/m);
           }
     });
 
@@ -343,7 +345,9 @@ describe("attention's plan", () => {
         [64, 32, 8, 1, 512],
       ] as const) {
         const of = shapes(batch, queryHeads, kvHeads, queries, kv);
-        const { steps, buffers, temporaryBytes } = (await planning(of, capabilities)).plan();
+        const model = await planning(of, capabilities);
+        const { steps, buffers, temporaryBytes } = model.plan();
+        assert.include(model.explain(), `temporaries: ${temporaryBytes.toLocaleString("en")} B`);
         const temporaries = buffers.filter(({ role }) => role === "temporary");
         const kernels = steps.map(({ kernel }) => kernel);
         if (temporaries.length === 0) {
@@ -403,20 +407,26 @@ describe("attention's plan", () => {
   test("keys and values of up to one binding; over that, the limit is named", async () => {
     const limit = portableCapabilities.bindingBytes;
     const keys = limit / (64 * 4);
-    const of = (kv: number) =>
+    const of = (kv: number, depth = 64, valueDepth = 64) =>
       [
-        [1, 1, 1, 64],
-        [1, 1, kv, 64],
-        [1, 1, kv, 64],
+        [1, 1, 1, depth],
+        [1, 1, kv, depth],
+        [1, 1, kv, valueDepth],
       ] as const satisfies readonly Shape[];
     assert.isAbove((await planning(of(keys))).plan().steps.length, 0);
-    const error = await planning(of(keys + 1)).then(
-      () => assert.fail("not refused"),
-      ({ message }: Error) => message,
-    );
-    assert.equal(
-      error,
-      `attention_decode: key may take the device's maxStorageBufferBindingSize of ${limit} bytes, got ${limit + 256}`,
-    );
+    for (const [name, shapes] of [
+      ["key", of(keys + 1)],
+      ["key", of(keys + 1, 64, 8)],
+      ["value", of(keys + 1, 8, 64)],
+    ] as const) {
+      const error = await planning(shapes).then(
+        () => assert.fail("not refused"),
+        ({ message }: Error) => message,
+      );
+      assert.equal(
+        error,
+        `attention_decode: ${name} may take the device's maxStorageBufferBindingSize of ${limit} bytes, got ${limit + 256}`,
+      );
+    }
   });
 });

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import {
   attention,
   type Device,
+  type DeviceKind,
   type DeviceTensor,
   requestDevice,
   scaledDotProductAttention,
@@ -32,7 +33,7 @@ import { compileAtOnce } from "../support/compile-at-once.ts";
 import { onEachDevice } from "../support/devices.ts";
 import { onnxCall } from "../support/onnx.ts";
 import { poisonAllocations } from "../support/poison.ts";
-import { seed, sweep, sweepCases } from "../support/random.ts";
+import { part, seed, sweep, sweepCases } from "../support/random.ts";
 import { onnxCases } from "../vectors/onnx-attention.ts";
 import * as seed42 from "../vectors/seed42.ts";
 
@@ -157,7 +158,56 @@ const commonKernels: readonly CaseOverrides[] = [
   { ...kernelOf(plain), layout: "packed", queries: 2, group: 2, outputs: [] },
 ];
 
-onEachDevice("scaledDotProductAttention", (device) => {
+const dtypes = ["float32", "float16", "bfloat16"] as const;
+
+/** Cases for a sweep of `count`: of the common kernels, and of one more for every 80 cases. */
+function randomCases(
+  dtype: (typeof dtypes)[number],
+  kind: DeviceKind,
+  count: number,
+): fc.Arbitrary<AttentionCaseDescription> {
+  const kernels = fc
+    .sample(attentionCases(), {
+      seed: seed + dtypes.indexOf(dtype),
+      numRuns: Math.floor(count / 80),
+    })
+    .map(kernelOf);
+  return fc.oneof(
+    ...[...commonKernels, ...kernels].map((kernel) =>
+      attentionCases({ nan: kind === "cpu", work: 3e5, dtypes: [dtype] }, kernel),
+    ),
+  );
+}
+
+describe("scaledDotProductAttention, what 2,000 random cases of each dtype have among them", () => {
+  const drawn = dtypes.flatMap((dtype) =>
+    fc.sample(randomCases(dtype, "webgpu", 2000), { seed, numRuns: 2000 }),
+  );
+  const kinds: Record<string, (d: AttentionCaseDescription) => boolean> = {
+    "NaN and ±∞ in keys forbidden by position": (d) => d.plant === "forbidden" && d.causal,
+    "NaN and ±∞ in keys forbidden by lengths": (d) => d.plant === "forbidden" && d.kvLengths,
+    "NaN and ±∞ in keys forbidden by a mask": (d) => d.plant === "forbidden" && !!d.mask,
+    "scores near ±1e4, in float16": (d) => d.scores === "large" && d.dtype === "float16",
+    "groups of 1": ({ group }) => group === 1,
+    "groups of 3": ({ group }) => group === 3,
+    "groups of 8": ({ group }) => group === 8,
+    "one key": ({ kv, past }) => kv + past === 1,
+    "far more queries than keys": ({ queries, kv, past }) => queries > 50 * (kv + past),
+    "far more keys than queries": ({ queries, kv }) => kv > 50 * queries,
+    "a past": ({ past }) => past > 0,
+    "values of another depth": ({ depth, valueDepth }) => depth !== valueDepth,
+    // Lengths shorter than the queries: the first rows sit before the first key.
+    "first rows without a key": (d) => {
+      if (!d.causal || !d.kvLengths || d.queries === 1) return false;
+      const { kvLengths } = attentionCase(d).inputs;
+      return kvLengths!.data.some((length) => length > 0 && length < d.queries);
+    },
+  };
+  for (const [name, is] of Object.entries(kinds))
+    test(name, () => assert.isAbove(drawn.filter(is).length, 4));
+});
+
+onEachDevice("scaledDotProductAttention", (device, kind) => {
   before(() => {
     compileAtOnce(device());
     poisonAllocations(device());
@@ -166,8 +216,9 @@ onEachDevice("scaledDotProductAttention", (device) => {
   describe("ONNX Attention", () => {
     // All in flight at once.
     const results = new Map<string, Promise<AttentionResults<Tensor>>>();
+    const cases = kind === "cpu" ? onnxCases : part(onnxCases);
     before(() => {
-      for (const onnxCase of onnxCases) {
+      for (const onnxCase of cases) {
         const { query, key, value, options } = onnxCall(onnxCase);
         const result = call(query, key, value, { ...options, device: device() }).then(toHost);
         result.catch(() => {}); // reported by the case's own test
@@ -175,7 +226,7 @@ onEachDevice("scaledDotProductAttention", (device) => {
       }
     });
 
-    for (const onnxCase of onnxCases)
+    for (const onnxCase of cases)
       test(onnxCase.name, async () => {
         const { expected, tolerance } = onnxCall(onnxCase);
         const got = await results.get(onnxCase.name)!;
@@ -190,7 +241,8 @@ onEachDevice("scaledDotProductAttention", (device) => {
   });
 
   describe("options and layouts", () => {
-    for (const [name, overrides] of Object.entries(optionCases))
+    const cases = Object.entries(optionCases);
+    for (const [name, overrides] of kind === "cpu" ? cases : part(cases))
       test(name, () => check(attentionCase({ ...plain, ...overrides }), device()));
 
     test("scale defaults to 1/√depth, and to 1 for attention", async () => {
@@ -295,21 +347,10 @@ onEachDevice("scaledDotProductAttention", (device) => {
       });
   });
 
-  for (const [i, dtype] of (["float32", "float16", "bfloat16"] as const).entries())
+  for (const dtype of dtypes)
     test(`random cases of ${dtype}`, async () => {
       const ownNumber = 6;
-      // With QKV_CASES: beside the kernels that are there, one more for every 80 cases.
-      const kernels = fc
-        .sample(attentionCases(), {
-          seed: seed + i,
-          numRuns: Math.floor(sweepCases(ownNumber) / 80),
-        })
-        .map(kernelOf);
-      const cases = fc.oneof(
-        ...[...commonKernels, ...kernels].map((kernel) =>
-          attentionCases({ nan: device().kind === "cpu", work: 3e5, dtypes: [dtype] }, kernel),
-        ),
-      );
+      const cases = randomCases(dtype, kind, sweepCases(ownNumber));
       await fc.assert(
         fc.asyncProperty(cases, (description) => check(attentionCase(description), device())),
         sweep(ownNumber),
