@@ -38,26 +38,32 @@ def inputs_of(case):
 
 
 def time_microseconds(call, sets, seconds):
-    """Median of calls, each between two events."""
+    """Median of calls, as many as take a millisecond between two events."""
+    turn = 0
 
-    def batch(count, turn):
+    def batch(count, calls):
+        nonlocal turn
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * count)]
         for i in range(count):
             events[2 * i].record()
-            call(*sets[(turn + i) % len(sets)])
+            for _ in range(calls):
+                call(*sets[turn % len(sets)])
+                turn += 1
             events[2 * i + 1].record()
         torch.cuda.synchronize()
-        return [1000 * events[2 * i].elapsed_time(events[2 * i + 1]) for i in range(count)]
+        return [1000 * events[2 * i].elapsed_time(events[2 * i + 1]) / calls for i in range(count)]
 
-    first = batch(1, 0)[0]
-    count = max(1, min(32, int(20000 / max(first, 1))))
+    batch(1, 1)
+    first = max(batch(1, 1)[0], 1)
+    calls = max(1, min(64, int(1000 / first)))
+    count = max(1, min(32, int(20000 / calls / first)))
     end = time.perf_counter() + max(WARM_UP_SECONDS, seconds / 2)
     while time.perf_counter() < end:
-        batch(count, 0)
+        batch(count, calls)
     samples = []
     end = time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
-        samples += batch(count, len(samples))
+        samples += batch(count, calls)
     return {"median": statistics.median(samples), "least": min(samples), "samples": len(samples)}
 
 

@@ -101,7 +101,7 @@ function peerTable(cases: readonly CaseResult[]): string[] {
   });
   return [
     "",
-    "Peers, and in brackets how much faster qkv is (below 1×, slower). PyTorch is timed by CUDA events around a call; the others, which have no timestamps to give, by the clock: (t(n) − t(1)) / (n − 1) of n ops one after another on the same keys and values, which holds what JavaScript takes to start them. Results of jax-js and TensorFlow.js are compared with the reference as qkv's are, those of onnxruntime and PyTorch are not. TF32 is less precise than float32.",
+    "Peers, and in brackets how much faster qkv is (below 1×, slower). PyTorch is timed by CUDA events around as many calls as take a millisecond, as qkv is by timestamps; the others, which have no timestamps to give, by the clock: (t(n) − t(1)) / (n − 1) of n ops one after another on the same keys and values, which holds what JavaScript takes to start them. Results of jax-js and TensorFlow.js are compared with the reference as qkv's are, those of onnxruntime and PyTorch are not. TF32 is less precise than float32.",
     "",
     `| ${["case", "qkv", ...names].join(" | ")} |`,
     `|${"---|".repeat(names.length + 2)}`,

@@ -38,15 +38,18 @@ export class GPUTimer {
   }
 
   /**
-   * @param record Records one pass; `turn` counts them, to rotate inputs by.
-   * @param milliseconds How long to measure for, after as long a warm-up or 150 ms.
+   * Times calls by passes of as many as take a millisecond, so that what a pass takes to start and to end
+   * does not count.
+   *
+   * @param record Records one call; `turn` counts them, to rotate inputs by.
+   * @param milliseconds How long to measure for, after a warm-up.
    */
   async time(
     record: (pass: GPUComputePassEncoder, turn: number) => void,
     milliseconds: number,
   ): Promise<Timing> {
     let turn = 0;
-    const batch = async (passes: number, timed = true): Promise<number[]> => {
+    const batch = async (passes: number, calls: number, timed = true): Promise<number[]> => {
       const encoder = this.#device.createCommandEncoder();
       for (let i = 0; i < passes; i++) {
         const pass = encoder.beginComputePass(
@@ -60,25 +63,27 @@ export class GPUTimer {
               }
             : undefined,
         );
-        record(pass, turn++);
+        for (let call = 0; call < calls; call++) record(pass, turn++);
         pass.end();
       }
-      return this.#submit(encoder, passes, timed);
+      return (await this.#submit(encoder, passes, timed)).map((time) => time / calls);
     };
 
-    const [first = 0] = await batch(1);
-    const passes = (most: number) => Math.max(1, Math.min(most, Math.floor(20_000 / first)));
+    let [least = 0] = await batch(1, 1);
+    const within = (microseconds: number, most: number) =>
+      Math.max(1, Math.min(most, Math.floor(microseconds / least)));
     // Long batches, between which the GPU does not idle, until they get no faster.
     const start = performance.now();
-    let least = Infinity;
     for (let steady = 0; steady < 3 || performance.now() < start + warmUpMilliseconds; ) {
-      const [took = 0] = await batch(passes(1000), false);
+      const [took = 0] = await batch(1, within(20_000, 1000), false);
       steady = took < 0.99 * least ? 0 : steady + 1;
       least = Math.min(least, took);
     }
+    const calls = within(1000, 64);
+    const passes = within(20_000 / calls, passesAtOnce);
     const samples: number[] = [];
     const end = performance.now() + milliseconds;
-    do samples.push(...(await batch(passes(passesAtOnce))));
+    do samples.push(...(await batch(passes, calls)));
     while (performance.now() < end);
     return summarize(samples);
   }

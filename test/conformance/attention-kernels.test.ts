@@ -80,7 +80,7 @@ function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): Atten
     return { ...choice, splits, ...(small && { tile: smallTile, mergeLanes: 64 }) };
   }
   if (choice.kernel !== "prefill" || !small) return choice;
-  const { columns } = choice.tile;
+  const { columns, valueKeys } = choice.tile;
   return {
     ...choice,
     tile: {
@@ -88,7 +88,7 @@ function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): Atten
       lanes: 4 * columns,
       rowsPerLane: 4,
       keysPerLane: 4,
-      valueKeys: 8,
+      valueKeys: Math.min(valueKeys, 8),
       unrolled: false,
     },
   };
