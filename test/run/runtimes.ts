@@ -21,9 +21,9 @@ export interface Runtime {
 }
 
 /**
- * What a runtime has of the suites. To compile a kernel takes a software GPU seconds, so that only one
- * runtime has every case on every device. Each of the others has one WebGPU device and, of long lists of
- * cases, a part: different ones, which make up the whole.
+ * What a runtime has of the suites. To compile a kernel takes a software GPU seconds, so that each runtime
+ * has one WebGPU device, and only one runtime every case. Each of the others has a part of long lists of
+ * cases: different ones, which make up the whole.
  */
 export interface Share {
   /** As test/support/devices.ts names them. */
@@ -34,7 +34,7 @@ export interface Share {
 
 export const everything: Share = { devices: ["cpu", "webgpu", "portable webgpu"], part: "1/1" };
 
-const quarter = (number: number, webgpu: string): Share => ({
+const aQuarter = (number: number, webgpu: string): Share => ({
   devices: ["cpu", webgpu],
   part: `${number}/4`,
 });
@@ -64,14 +64,14 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "node",
     folders: ["conformance", "node", "playground"],
-    share: everything,
+    share: { devices: ["cpu", "webgpu"], part: "1/1" },
     available: true,
     find: () => node(process.execPath),
   },
   {
     name: "node-24",
     folders: ["conformance", "node"],
-    share: quarter(1, "portable webgpu"),
+    share: aQuarter(1, "portable webgpu"),
     available: onLinuxX64,
     async find() {
       // npm keeps it in its cache. As a dependency it would be the `node` of every npm script.
@@ -82,7 +82,7 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "deno",
     folders: ["conformance"],
-    share: quarter(2, "webgpu"),
+    share: aQuarter(2, "webgpu"),
     available: true,
     // With SwiftShader about one run in a hundred corrupts the heap while the process ends.
     crashesAtExit: true,
@@ -103,7 +103,7 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "bun",
     folders: ["conformance"],
-    share: quarter(3, "portable webgpu"),
+    share: aQuarter(3, "portable webgpu"),
     available: true,
     async find() {
       const system = `${process.platform}-${process.arch.replace("arm64", "aarch64")}`;
@@ -125,7 +125,7 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "chromium",
     folders: ["conformance"],
-    share: quarter(4, "webgpu"),
+    share: aQuarter(4, "webgpu"),
     available: onLinuxX64,
     async find() {
       const { version } = await chromium();
