@@ -81,24 +81,45 @@ export function decodeTile(split: u32): void {
 /** Products of one query with `n` keys; up to three more are written past them. */
 function scoresOfOne(q: usize, k: usize, stride: u32, n: u32, to: usize): void {
   const bytes = p.paddedDepth << 2;
+  const pairs = bytes & ~31;
   const last = k + (n - 1) * stride;
   for (let j: u32 = 0; j < n; j += 4) {
     const k0 = k + j * stride;
     const k1 = min(k0 + stride, last);
     const k2 = min(k0 + 2 * stride, last);
     const k3 = min(k0 + 3 * stride, last);
+    // Two sums a key: one would wait for its last addition.
     let a = splat(0);
     let b = splat(0);
     let c = splat(0);
     let d = splat(0);
-    for (let i: u32 = 0; i < bytes; i += 16) {
+    let e = splat(0);
+    let f = splat(0);
+    let g = splat(0);
+    let h = splat(0);
+    for (let i: u32 = 0; i < pairs; i += 32) {
       const x = v128.load(q + i);
+      const y = v128.load(q + i, 16);
       a = fma(x, v128.load(k0 + i), a);
+      e = fma(y, v128.load(k0 + i, 16), e);
       b = fma(x, v128.load(k1 + i), b);
+      f = fma(y, v128.load(k1 + i, 16), f);
       c = fma(x, v128.load(k2 + i), c);
+      g = fma(y, v128.load(k2 + i, 16), g);
       d = fma(x, v128.load(k3 + i), d);
+      h = fma(y, v128.load(k3 + i, 16), h);
     }
-    v128.store(to + (j << 2), sums(a, b, c, d));
+    if (pairs < bytes) {
+      const x = v128.load(q + pairs);
+      a = fma(x, v128.load(k0 + pairs), a);
+      b = fma(x, v128.load(k1 + pairs), b);
+      c = fma(x, v128.load(k2 + pairs), c);
+      d = fma(x, v128.load(k3 + pairs), d);
+    }
+    v128.store(
+      to + (j << 2),
+      sums(f32x4.add(a, e), f32x4.add(b, f), f32x4.add(c, g), f32x4.add(d, h)),
+    );
   }
 }
 
