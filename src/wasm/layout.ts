@@ -78,7 +78,8 @@ export const blockKeys = 208;
 export const decode = 212;
 /** The first tasks are attention's; the rest copy one head each of `presentKey` and `presentValue`. */
 export const attentionTasks = 216;
-export const attentionBytes = 220;
+/** Key/value heads of a tile: several where decode finds their keys side by side in memory. */
+export const tileHeads = 220;
 
 // matmul: output = a · b, one matrix after another
 

@@ -20,6 +20,7 @@ import {
   first,
   keyAddress,
   keyStride,
+  kvHead,
   maskIndex,
   queryAddress,
   sameMask,
@@ -49,14 +50,14 @@ export function prefillTile(split: u32): void {
       if (all === 0) continue;
       if (p.maskDType !== 4 && !readMask(panel, j, n)) continue;
       if (k === 0) {
-        k = keyAddress(j);
+        k = keyAddress(kvHead, j);
         kStride = keyStride(j);
         // In place where rows are whole vectors of floats, close together.
         if (p.dtype !== 0 || p.depth !== p.paddedDepth || kStride !== p.depth << 2) {
           k = copyRows(p.keyBlock, k, kStride, n, p.depth, p.paddedDepth);
           kStride = p.paddedDepth << 2;
         }
-        v = valueAddress(j);
+        v = valueAddress(kvHead, j);
         vStride = valueStride(j);
         if (p.dtype !== 0 || vStride !== p.valueDepth << 2) {
           v = copyRows(p.valueBlock, v, vStride, n, p.valueDepth, p.paddedValueDepth);
