@@ -37,6 +37,7 @@ export {
   type HostOpTensor,
   type Op,
   type OpDefinition,
+  type RecordingOpContext,
   type WebGPUOpContext,
 } from "./graph/op.ts";
 export { attentionOp } from "./graph/ops/attention.ts";

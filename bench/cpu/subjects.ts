@@ -7,7 +7,7 @@ import { custom } from "../../src/graph/ops/custom.ts";
 import { scaledDotProductAttentionOp } from "../../src/graph/ops/scaled-dot-product-attention.ts";
 import type { DeviceTensor } from "../../src/index.ts";
 import { Graph, InferenceSession, requestDevice, TensorType, tensor } from "../../src/index.ts";
-import { type BenchCase, cases } from "./cases.ts";
+import { type BenchCase, cases, packedShape, shapes } from "./cases.ts";
 import { attentionChain } from "./onnx.ts";
 import { type Timing, timeCall, timeChain } from "./timing.ts";
 
@@ -34,13 +34,6 @@ const numbers = (count: number): Float32Array => {
   }
   return result;
 };
-
-const shapes = ({ batch, heads, queries, keys, depth }: BenchCase) =>
-  [
-    [batch, heads, queries, depth],
-    [batch, heads, keys, depth],
-    [batch, heads, keys, depth],
-  ] as const;
 
 const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
@@ -76,11 +69,13 @@ async function qkv(threads: number) {
     const inputs = shapes(benchCase).map((shape) =>
       device.upload(tensor(numbers(size(shape)), shape)),
     );
+    const heads = benchCase.packed ? { queryHeads: benchCase.heads, kvHeads: benchCase.heads } : {};
     const types = inputs.map(({ dtype, shape }) => new TensorType(dtype, shape));
     const graph = new Graph("bench", {
       inputTypes: types,
       customExtensions: [scaledDotProductAttentionOp],
-      forward: (...values) => custom(scaledDotProductAttentionOp.name, { values })[0]!,
+      forward: (...values) =>
+        custom(scaledDotProductAttentionOp.name, { values, parameters: heads })[0]!,
     });
     const model = await new InferenceSession({ device }).load(graph);
     const outputs: DeviceTensor[] = [device.allocate("float32", inputs[0]!.shape)];
@@ -100,8 +95,9 @@ const onnxTime =
   async (benchCase, seconds) => {
     const { batch, heads, queries, depth, chain } = benchCase;
     const [q, k, v] = shapes(benchCase);
+    const query = packedShape(batch, heads, queries, depth);
     const feeds = {
-      q: new ort.Tensor("float32", numbers(size(q)), [batch, queries, heads * depth]),
+      q0: new ort.Tensor("float32", numbers(size(q)), query),
       k: new ort.Tensor("float32", numbers(size(k)), k),
       v: new ort.Tensor("float32", numbers(size(v)), v),
     };
@@ -143,12 +139,21 @@ export const subjects: Readonly<Record<string, Subject>> = {
       const time: Time = async (benchCase, seconds) => {
         const [q, k, v] = shapes(benchCase).map((shape) => tf.tensor(numbers(size(shape)), shape));
         const scale = 1 / Math.sqrt(benchCase.depth);
+        // From packed tensors to those that it multiplies, and back.
+        const { batch, heads, depth, packed } = benchCase;
+        const split = (x: Peer) =>
+          packed ? tf.transpose(tf.reshape(x, [batch, -1, heads, depth]), [0, 2, 1, 3]) : x;
+        const join = (x: Peer) =>
+          packed ? tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, -1, heads * depth]) : x;
+        const attention = (x: Peer) => {
+          const scores = tf.matMul(split(x), split(k), false, true);
+          return join(tf.matMul(tf.softmax(tf.mul(scores, scale)), split(v)));
+        };
         const run = (ops: number) => () =>
           tf
             .tidy(() => {
               let x = q;
-              for (let i = 0; i < ops; i++)
-                x = tf.matMul(tf.softmax(tf.mul(tf.matMul(x, k, false, true), scale)), v);
+              for (let i = 0; i < ops; i++) x = attention(x);
               return x;
             })
             .dispose();
@@ -172,12 +177,11 @@ export const subjects: Readonly<Record<string, Subject>> = {
       jax.defaultDevice("wasm");
       const { numpy, nn, jit } = jax;
       const time: Time = async (benchCase, seconds) => {
-        const { batch, heads, depth, chain } = benchCase;
-        const arrays = shapes(benchCase).map((shape) => {
-          // [batch, rows, heads, depth] here.
-          const order = [batch, shape[2], heads, depth];
-          return numpy.array(numbers(size(shape))).reshape(order);
-        });
+        const { batch, heads, queries, keys, depth, chain } = benchCase;
+        // [batch, rows, heads, depth] here: packed, whatever the case says.
+        const arrays = [queries, keys, keys].map((rows) =>
+          numpy.array(numbers(batch * rows * heads * depth)).reshape([batch, rows, heads, depth]),
+        );
         const attention = jit((q: Peer, k: Peer, v: Peer) => nn.dotProductAttention(q, k, v));
         const run = (ops: number) => async () => {
           let x = arrays[0].ref;

@@ -12,7 +12,7 @@ import {
 import { DeviceUnavailableError, QkvError, refuse } from "../errors.ts";
 import type { DimensionValues } from "../graph/dimension.ts";
 import type { Graph } from "../graph/graph.ts";
-import type { HostOpTensor } from "../graph/op.ts";
+import type { HostOpTensor, RecordingOpContext, WebGPUOpContext } from "../graph/op.ts";
 import { fuseAttention, type GraphBody } from "../graph/passes/fuse-attention.ts";
 import type { Node, Value } from "../graph/value.ts";
 import { copy } from "../kernels/elementwise/kernel.ts";
@@ -170,8 +170,7 @@ export function record(
       tensors.set(value, tensor);
       return tensor;
     });
-    const { cpu, webgpu }: { readonly cpu?: unknown; readonly webgpu?: unknown } = node.op;
-    if (capabilities || (cpu && cpu === webgpu))
+    if (capabilities || node.op.record)
       recordKernels(node, nodeInputs, nodeOutputs, capabilities, steps);
     else steps.push(recordOnCPU(node, nodeInputs, nodeOutputs));
   }
@@ -244,7 +243,7 @@ function kernelStep(
   };
 }
 
-/** Records the kernels of an op: on WebGPU, or on the CPU where the op does the same there. */
+/** Records the kernels of an op: on WebGPU, or of one that records on any device. */
 function recordKernels(
   { op, parameters, label = op.name }: Node,
   inputs: readonly RecordedTensor[],
@@ -252,19 +251,18 @@ function recordKernels(
   capabilities: Capabilities | undefined,
   steps: RecordedStep[],
 ): void {
-  if (!op.webgpu)
+  if (!op.record && !op.webgpu)
     throw new DeviceUnavailableError(
       `${op.name}: it has no WebGPU implementation; load the graph for the CPU`,
     );
   let temporaries = 0;
   const note = (view: RecordedView) => void steps.push(view);
-  op.webgpu({
+  const context: RecordingOpContext = {
     // Views of an output are not noted: they are part of the step that writes it.
     inputs: inputs.map((tensor) => tensor.observed(note)),
     outputs,
     parameters,
-    // Undefined on the CPU, of which only an op that does not ask can see anything.
-    capabilities: capabilities as Capabilities,
+    capabilities,
     allocate(dtype, shape) {
       checkShape(op.name, "shape of allocate", shape);
       const name = `${op.name} temporary ${temporaries++}`;
@@ -276,7 +274,9 @@ function recordKernels(
       checkWrites(op.name, kernel, recorded, inputs, ({ storage }) => storage);
       steps.push(kernelStep(label, kernel, recorded, kernelParameters, capabilities));
     },
-  });
+  };
+  if (op.record) op.record(context);
+  else op.webgpu!(context as WebGPUOpContext);
 }
 
 class HostTensor implements HostOpTensor {

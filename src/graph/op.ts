@@ -17,8 +17,15 @@ export interface OpContext<Tensor extends TensorShape, Parameters = object>
   readonly parameters: Parameters;
 }
 
-/** The context of an op on WebGPU: it records, once for each set of shapes. */
-export interface WebGPUOpContext<Parameters = object> extends OpContext<PlannedTensor, Parameters> {
+/** The context of an op that records kernels, once for each set of shapes. */
+export interface RecordingOpContext<Parameters = object>
+  extends OpContext<PlannedTensor, Parameters> {
+  /** What a WebGPU device offers; undefined on the CPU. */
+  readonly capabilities: Capabilities | undefined;
+}
+
+/** {@link RecordingOpContext} on WebGPU. */
+export interface WebGPUOpContext<Parameters = object> extends RecordingOpContext<Parameters> {
   readonly capabilities: Capabilities;
 }
 
@@ -34,12 +41,14 @@ export interface OpDefinition<Parameters = object> {
    * Shapes may hold names. Runs while the graph is built.
    */
   infer(inputs: readonly TensorType[], parameters: Parameters): readonly TensorType[];
-  /** Records the kernels that compute the outputs. */
-  webgpu?(context: WebGPUOpContext<Parameters>): void;
   /**
-   * Computes the outputs. If it is the same function as `webgpu`, it only enqueues kernels, and so it is
-   * called when the graph is recorded, not at every execute.
+   * Records the kernels that compute the outputs, on any device: for ops whose kernels have both
+   * implementations. Instead of `webgpu` and `cpu`.
    */
+  record?(context: RecordingOpContext<Parameters>): void;
+  /** Records the kernels that compute the outputs on WebGPU. */
+  webgpu?(context: WebGPUOpContext<Parameters>): void;
+  /** Computes the outputs on the CPU, at every execute. */
   cpu?(context: CPUOpContext<Parameters>): void;
   /** The one output is the one input's memory under another shape. For `reshape`. @internal */
   readonly view?: boolean;
@@ -57,15 +66,18 @@ export type AnyOp = Op<any>;
  * `execute[target]` in Modular's MAX. Give it to a graph's `customExtensions` and use it through
  * `ops.custom`.
  *
- * @throws QkvError if the definition lacks a name, `infer`, or both implementations.
+ * @throws QkvError if the definition lacks a name, `infer`, or implementations, or has `record` beside
+ *   others.
  */
 export function defineOp<Parameters = object>(
   definition: OpDefinition<Parameters>,
 ): Op<Parameters> {
-  const { name, infer, webgpu, cpu, view } = definition;
+  const { name, infer, record, webgpu, cpu, view } = definition;
   if (typeof name !== "string" || name === "") refuse("defineOp", "name must be a string", name);
   const operation = `defineOp ${JSON.stringify(name)}`;
   if (typeof infer !== "function") refuse(operation, "infer must be a function", infer);
-  if (!webgpu && !cpu && !view) refuse(operation, "webgpu or cpu must be given");
+  if (!record && !webgpu && !cpu && !view) refuse(operation, "record, webgpu or cpu must be given");
+  if (record && (webgpu || cpu))
+    refuse(operation, "record must stand alone, without webgpu and cpu");
   return definition;
 }

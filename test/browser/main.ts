@@ -47,6 +47,8 @@ const settings = Object.entries(process.env).filter(([name]) => name.startsWith(
 const globals = JSON.stringify(Object.fromEntries(settings));
 await page.addInitScript(`Object.assign(globalThis, ${globals});`);
 await page.goto(server.url);
+if ((await page.evaluate("crossOriginIsolated")) !== values.isolated)
+  throw new Error(`a page that is ${values.isolated ? "not " : ""}isolated`);
 const suites = positionals.map((file) => `/${basename(file)}`);
 const outcome = await page.evaluate<Outcome>(
   `import("/page.js").then((page) => page.runSuites(${JSON.stringify([suites, values.grep]).slice(1, -1)}))`,

@@ -34,6 +34,12 @@ const large: readonly Partial<AttentionCaseDescription>[] = [
   { queries: 200, kv: 333, depth: 32, causal: true, dtype: "bfloat16", past: 65 },
   { queries: 70, kv: 1600, depth: 33, kvHeads: 1, window: [100, 7] },
   { queries: 3, kv: 3000, depth: 20, group: 5, plant: "forbidden", kvLengths: true },
+  { queries: 1, kv: 3001, depth: 64, kvHeads: 8, layout: "packed" },
+  { queries: 2, kv: 1500, depth: 22, kvHeads: 6, layout: "packed", dtype: "float16", causal: true },
+  {
+    ...{ queries: 1, kv: 900, depth: 32, kvHeads: 4, group: 2, layout: "packed" },
+    ...{ plant: "forbidden", kvLengths: true, outputs: ["lse"] },
+  },
   {
     ...{ queries: 90, kv: 200, depth: 24, layout: "packed", softcap: 3, outputs: ["lse"] },
     mask: { dtype: "bool", rank: 4, batch: true, head: true, query: true, key: "full" },

@@ -335,7 +335,14 @@ describe("errors of building", () => {
       'defineOp "o": infer must be a function, got undefined',
       () => defineOp({ name: "o", cpu() {} } as Anything),
     ],
-    ['defineOp "o": webgpu or cpu must be given', () => defineOp({ name: "o", infer: () => [] })],
+    [
+      'defineOp "o": record, webgpu or cpu must be given',
+      () => defineOp({ name: "o", infer: () => [] }),
+    ],
+    [
+      'defineOp "o": record must stand alone, without webgpu and cpu',
+      () => defineOp({ name: "o", infer: () => [], record() {}, cpu() {} }),
+    ],
     [
       "g: customExtensions must be ops made by defineOp, got undefined",
       graph([square], (x) => x, [undefined] as Anything),

@@ -74,13 +74,7 @@ const addOneOp = defineOp({
 const addBoth = defineOp({
   name: "add_both",
   infer: ([x]) => [x!, x!],
-  webgpu: ({ inputs: [x], outputs: [one, two], allocate, enqueue }) => {
-    const flat = allocate("float32", [x!.shape.reduce((a, b) => a * b)]);
-    enqueue(addOneKernel, { input: x!, output: flat });
-    enqueue(addOneKernel, { input: flat.reshape(x!.shape), output: two! });
-    enqueue(addOneKernel, { input: x!.reshape(flat.shape), output: one!.reshape(flat.shape) });
-  },
-  cpu: ({ inputs: [x], outputs: [one, two], allocate, enqueue }) => {
+  record: ({ inputs: [x], outputs: [one, two], allocate, enqueue }) => {
     const flat = allocate("float32", [x!.shape.reduce((a, b) => a * b)]);
     enqueue(addOneKernel, { input: x!, output: flat });
     enqueue(addOneKernel, { input: flat.reshape(x!.shape), output: two! });

@@ -67,8 +67,10 @@ describe("CPU device, memory", () => {
       };
       await call();
       const { used } = device.memory;
+      const { byteLength } = kept.data.buffer;
       for (let i = 0; i < 10_000; i++) await call();
       assert.equal(device.memory.used, used);
+      assert.equal(kept.data.buffer.byteLength, byteLength);
       model.destroy();
       kept.destroy();
       device.destroy();

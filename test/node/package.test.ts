@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -118,6 +118,44 @@ describe("package", () => {
   test("lets bundlers drop what is not used", async () => {
     const code = await bundle('export { QkvError } from "qkv";');
     assert.isBelow(code.length, 500);
+  });
+
+  test("runs with threads in a page that Vite built", async () => {
+    const page = join(project, "page");
+    await mkdir(page);
+    await writeFile(join(page, "index.html"), '<script type="module" src="/main.ts"></script>');
+    const source = `
+      import { attention, requestDevice, tensor } from "qkv";
+      const device = await requestDevice("cpu", { threads: 2 });
+      const rows = tensor(new Float32Array(64 * 1024).fill(1), [1024, 64]);
+      const { data } = await attention(rows, rows, rows, { device });
+      document.title = device.threads + " threads, " + data.length + " of " + data[0]!.toFixed(5);`;
+    await writeFile(join(page, "main.ts"), source);
+    const { build: buildPage } = await import("vite");
+    const built = await buildPage({
+      root: page,
+      configFile: false,
+      logLevel: "silent",
+      build: { write: false },
+    });
+    const outputs = [built].flat().flatMap((part) => ("output" in part ? part.output : []));
+    const files = new Map(
+      outputs.map((file) => [`/${file.fileName}`, "code" in file ? file.code : file.source]),
+    );
+    const server = await serve(files, { isolated: true });
+    const browser = await launchBrowser();
+    try {
+      const tab = await browser.newPage();
+      const errors: Error[] = [];
+      tab.on("pageerror", (error) => errors.push(error));
+      await tab.goto(server.url);
+      await tab.waitForFunction("document.title !== ''", undefined, { timeout: 20_000 });
+      assert.deepEqual(errors, []);
+      assert.equal(await tab.title(), "2 threads, 65536 of 1.00000");
+    } finally {
+      await browser.close();
+      server.close();
+    }
   });
 
   test("runs the command line", async () => {

@@ -99,7 +99,9 @@ function testOn(runtime: Runtime, print: Print): Promise<Result> {
     const { title, command, read } = await runtime.find();
     result.title = title;
     print(`\n━━━ ${title}\n`);
-    const suites = compiledSuites(runtime.folders);
+    const suites = compiledSuites(runtime.folders).filter(
+      (path) => runtime.suites?.test(path) ?? true,
+    );
     if (suites.length === 0) return;
     const report = join(reports, runtime.name);
     const { devices, part } = options.whole ? everything : runtime.share;

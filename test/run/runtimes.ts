@@ -13,6 +13,8 @@ export interface Runtime {
   name: string;
   /** Folders of test/ with the suites that run on it. */
   folders: readonly string[];
+  /** Only suites whose path matches run on it. */
+  suites?: RegExp;
   share: Share;
   /** Whether it is known to crash now and then when all tests are over and reported. */
   crashesAtExit?: boolean;
@@ -127,17 +129,16 @@ const all: readonly (Runtime & { available: boolean })[] = [
     folders: ["conformance"],
     share: aQuarter(4, "webgpu"),
     available: onLinuxX64,
-    async find() {
-      const { version } = await chromium();
-      return {
-        title: version,
-        command: ({ suites, grep, report }) => [
-          ...[process.execPath, join(import.meta.dirname, "../browser/main.js")],
-          ...["--report", report, ...(grep === undefined ? [] : ["--grep", grep]), ...suites],
-        ],
-        read: async (report) => JSON.parse(await readFile(report, "utf8")),
-      };
-    },
+    find: () => browser(),
+  },
+  {
+    // A page with shared memory, and so with threads.
+    name: "chromium-isolated",
+    folders: ["conformance"],
+    suites: /conformance\/(cpu-builds|devices)\./,
+    share: aQuarter(1, "webgpu"),
+    available: onLinuxX64,
+    find: () => browser("--isolated"),
   },
 ];
 
@@ -155,6 +156,18 @@ async function node(file: string): Promise<Found> {
       ...suites,
     ],
     read: readJUnit,
+  };
+}
+
+async function browser(...options: string[]): Promise<Found> {
+  const { version } = await chromium();
+  return {
+    title: [version, ...options].join(" "),
+    command: ({ suites, grep, report }) => [
+      ...[process.execPath, join(import.meta.dirname, "../browser/main.js"), ...options],
+      ...["--report", report, ...(grep === undefined ? [] : ["--grep", grep]), ...suites],
+    ],
+    read: async (report) => JSON.parse(await readFile(report, "utf8")),
   };
 }
 

@@ -62,7 +62,9 @@ const firstAddress = 2048;
 
 /** The module of a device, and what runs it. */
 interface Kernels extends LoadedModule {
-  readonly exports: Readonly<Record<string, (job: number, scratch: number) => number>>;
+  readonly exports: Readonly<
+    Record<string, (job: number, scratch: number, thread?: number) => number>
+  >;
   readonly memory: ModuleMemory;
   readonly pool: ThreadPool | undefined;
 }
@@ -259,7 +261,7 @@ export class CPUDevice implements Device {
     const scratch = this.#scratch?.address ?? 0;
     if (pool && work >= threadedWork)
       return pool.run({ ...job, scratch, scratchStride: this.#scratchStride });
-    exports[moduleFunctions[job.function]!]!(job.address, scratch);
+    exports[moduleFunctions[job.function]!]!(job.address, scratch, 0);
   }
 
   /** For tests. @internal */

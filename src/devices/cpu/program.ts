@@ -14,6 +14,8 @@ interface ModuleStep {
   readonly launch: WasmLaunch;
   readonly function: number;
   readonly block: Block;
+  /** Tasks taken, of each thread's share. */
+  readonly counts: Block;
   /** Which words of the job take the address of which of the caller's buffers. */
   readonly addresses: readonly { readonly word: number; readonly buffer: number }[];
 }
@@ -154,9 +156,12 @@ export class CPUProgram implements PreparedProgram {
     const start = layout.parameters / 4;
     const length = start + launch.words.length;
     const block = this.#allocate(4 * length);
+    const counts = this.#allocate(layout.countStride * device.threads);
     const shared = launch.sharedBytes ? this.#allocate(launch.sharedBytes).address : 0;
     const words = device.words(block.address, length);
+    words[layout.counts / 4] = counts.address;
     words[layout.tasks / 4] = launch.tasks;
+    words[layout.threads / 4] = device.threads;
     const addresses: { word: number; buffer: number }[] = [];
     launch.words.forEach((value, i) => {
       const word = start + i;
@@ -178,19 +183,29 @@ export class CPUProgram implements PreparedProgram {
       launch,
       function: moduleFunctions.indexOf(launch.function as never),
       block,
+      counts,
       addresses,
     };
   }
 
-  #runModule({ launch, function: index, block, addresses }: ModuleStep, given: Given) {
+  #runModule({ launch, function: index, block, counts, addresses }: ModuleStep, given: Given) {
     const device = this.#device;
     device.reserveScratch(); // which may move memory, and so comes first
     const words = device.words(block.address, layout.parameters / 4 + launch.words.length);
     for (const { word, buffer } of addresses) words[word] = given.get(buffer)!.address;
-    words[layout.nextTask / 4] = 0;
+    const taken = device.words(counts.address, (layout.countStride / 4) * device.threads);
+    taken.fill(0);
     if (launch.zeroBytes) this.#zero(words, launch);
     const { tasks } = launch;
-    const hasTasks = () => Atomics.load(words, layout.nextTask / 4) >>> 0 < tasks;
+    const { threads } = device;
+    const shareStart = (share: number) => Math.floor((share * tasks) / threads);
+    const hasTasks = () => {
+      for (let share = 0; share < threads; share++) {
+        const count = Atomics.load(taken, (share * layout.countStride) / 4);
+        if (count < shareStart(share + 1) - shareStart(share)) return true;
+      }
+      return false;
+    };
     return device.runJob({ function: index, address: block.address, hasTasks }, launch.work);
   }
 

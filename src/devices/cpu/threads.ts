@@ -1,7 +1,7 @@
 import { ThreadError } from "../../errors.ts";
 
 // Threads over one shared WebAssembly memory. A job is a function of the module and the address of its
-// parameters; in them lies the number of the next task, which threads take by an atomic addition.
+// parameters; with them lie the counts of tasks taken, by which threads share them out (wasm/tasks.ts).
 //
 // Threads sleep on `generation`. A job is announced by opening `gate`, changing `generation` and waking
 // sleepers. A thread joins by adding 1 to the gate while it is open, works until no task is left, and
@@ -36,6 +36,8 @@ const open = 1 << 16;
 /** Tries to see a thread leave before the caller goes to sleep for it, and how long it sleeps then. */
 const spins = 2000;
 const sleepMilliseconds = 20;
+/** Tries to see the next job before a thread goes to sleep, some 30 µs: waking it takes longer. */
+const idleSpins = 20_000;
 
 // What a thread runs. Text, because it must not depend on where the bundler puts things.
 const threadSource = `
@@ -44,12 +46,13 @@ const threadSource = `
   if (threads?.parentPort) start(threads.workerData, (message) => threads.parentPort.postMessage(message));
   else globalThis.onmessage = ({ data }) => start(data, (message) => postMessage(message));
 
-  function start({ module, memory, functions, index, controlAddress, word, open }, post) {
+  function start({ module, memory, functions, index, controlAddress, word, open, idleSpins }, post) {
     const { exports } = new WebAssembly.Instance(module, { env: { memory } });
     const calls = functions.map((name) => exports[name]);
     const control = new Int32Array(memory.buffer, controlAddress, 16);
     post("ready");
     for (let seen = 0; ; ) {
+      for (let i = 0; i < idleSpins && Atomics.load(control, word.generation) === seen; i++);
       Atomics.wait(control, word.generation, seen);
       seen = Atomics.load(control, word.generation);
       let gate = Atomics.load(control, word.gate);
@@ -62,7 +65,7 @@ const threadSource = `
       if (!inside) continue;
       try {
         const scratch = control[word.scratch] + index * control[word.scratchStride];
-        calls[control[word.function]](control[word.job], scratch);
+        calls[control[word.function]](control[word.job], scratch, index);
       } catch (error) {
         Atomics.store(control, word.failed, 1);
         console.error(error);
@@ -158,7 +161,7 @@ export interface ThreadPoolOptions {
   readonly memory: WebAssembly.Memory;
   readonly functions: readonly string[];
   /** The functions, of this thread's own instance. */
-  readonly calls: readonly ((job: number, scratch: number) => void)[];
+  readonly calls: readonly ((job: number, scratch: number, thread: number) => void)[];
   /** Threads that compute, the calling one among them if it participates. */
   readonly threads: number;
   /** Whether the calling thread works too, and sleeps for the others. */
@@ -197,7 +200,7 @@ export class ThreadPool {
     this.#startThreads();
     const control = this.#control;
     if (this.#unavailable) {
-      calls[job.function]!(job.address, job.scratch);
+      calls[job.function]!(job.address, job.scratch, 0);
       return;
     }
     control[word.function] = job.function;
@@ -211,7 +214,7 @@ export class ThreadPool {
     Atomics.notify(control, word.generation, threads);
     if (!participates) return this.#wait(job);
     try {
-      calls[job.function]!(job.address, job.scratch);
+      calls[job.function]!(job.address, job.scratch, 0);
     } catch (error) {
       Atomics.store(control, word.failed, 1);
       console.error(error);
@@ -246,7 +249,7 @@ export class ThreadPool {
     const { module, memory, functions, threads, participates, start } = this.#options;
     for (let index = participates ? 1 : 0; index < threads && !this.#unavailable; index++) {
       if (this.#threads.has(index)) continue;
-      const data = { module, memory, functions, index, controlAddress, word, open };
+      const data = { module, memory, functions, index, controlAddress, word, open, idleSpins };
       const events: ThreadEvents = {
         onMessage: (message) => {
           if (message === "ready") this.#anyStarted = true;
@@ -284,7 +287,7 @@ export class ThreadPool {
     if (!pending) return;
     const { job, resolve, reject } = pending;
     if (this.#unavailable && !this.#anyStarted) {
-      this.#options.calls[job.function]!(job.address, job.scratch);
+      this.#options.calls[job.function]!(job.address, job.scratch, 0);
       resolve();
     } else
       reject(
@@ -304,7 +307,8 @@ export class ThreadPool {
   /** Ends the pending job if every task was taken and nobody is inside any more. */
   #settle(): void {
     const pending = this.#pending;
-    if (!pending || pending.job.hasTasks()) return;
+    if (!pending) return;
+    if (pending.job.hasTasks() && !this.#control[word.failed]) return;
     Atomics.and(this.#control, word.gate, ~open);
     if (Atomics.load(this.#control, word.gate) !== 0) return; // its last thread posts again
     this.#pending = undefined;

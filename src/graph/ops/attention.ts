@@ -1,11 +1,10 @@
-import type { Capabilities } from "../../devices/capabilities.ts";
 import type { PlannedTensor } from "../../devices/kernel.ts";
 import { describe, refuse } from "../../errors.ts";
 import { attentionCPU } from "../../kernels/attention/cpu-kernel.ts";
 import { resolveAttention, unscaled } from "../../kernels/attention/spec.ts";
 import { recordUnfused } from "../../kernels/attention/unfused.ts";
 import type { Dimension } from "../dimension.ts";
-import { defineOp, type OpContext } from "../op.ts";
+import { defineOp, type RecordingOpContext } from "../op.ts";
 import { TensorType } from "../tensor-type.ts";
 
 /** Parameters of {@link attentionOp}: all optional, and checked against the inputs. */
@@ -23,9 +22,7 @@ const parameterNames: readonly string[] = [
   "dtype",
 ] satisfies (keyof AttentionParameters)[];
 
-function record(
-  context: OpContext<PlannedTensor> & { readonly capabilities?: Capabilities | undefined },
-): void {
+function record(context: RecordingOpContext): void {
   const [query, key, value] = context.inputs as [PlannedTensor, PlannedTensor, PlannedTensor];
   const tensors = { query, key, value, output: context.outputs[0]! };
   if (context.capabilities) recordUnfused(context, tensors);
@@ -78,6 +75,5 @@ export const attentionOp = defineOp<AttentionParameters>({
     }
     return [new TensorType("float32", [...q.shape.slice(0, -1), v.shape[1]!])];
   },
-  webgpu: record,
-  cpu: record,
+  record,
 });

@@ -1,19 +1,10 @@
-import type { TensorShape } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { binary, scale } from "../../kernels/elementwise/kernel.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { graphOf } from "../graph.ts";
-import { defineOp, type OpContext } from "../op.ts";
+import { defineOp } from "../op.ts";
 import type { TensorType } from "../tensor-type.ts";
 import type { Value } from "../value.ts";
-
-const recordScale = ({
-  inputs: [x],
-  outputs: [output],
-  parameters,
-  enqueue,
-}: OpContext<TensorShape, { factor: number }>) =>
-  enqueue(scale, { input: x!, output: output! }, parameters);
 
 /** The op behind {@link mul} by a number. */
 export const scaleOp = defineOp<{ factor: number }>({
@@ -23,13 +14,11 @@ export const scaleOp = defineOp<{ factor: number }>({
     if (!Number.isFinite(factor)) refuse("mul", "a number to multiply by must be finite", factor);
     return [x!];
   },
-  webgpu: recordScale,
-  cpu: recordScale,
+  record: ({ inputs: [x], outputs: [output], parameters, enqueue }) =>
+    enqueue(scale, { input: x!, output: output! }, parameters),
 });
 
 function defineBinary(name: "mul" | "add") {
-  const record = ({ inputs: [a, b], outputs: [output], enqueue }: OpContext<TensorShape>) =>
-    enqueue(binary[name], { a: a!, b: b!, output: output! });
   return defineOp({
     name,
     infer([a, b]): [TensorType] {
@@ -37,8 +26,8 @@ function defineBinary(name: "mul" | "add") {
         refuse(name, "x and y must be float32 of one shape", [a, b]);
       return [a!];
     },
-    webgpu: record,
-    cpu: record,
+    record: ({ inputs: [a, b], outputs: [output], enqueue }) =>
+      enqueue(binary[name], { a: a!, b: b!, output: output! }),
   });
 }
 

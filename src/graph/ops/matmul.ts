@@ -1,14 +1,10 @@
-import type { TensorShape } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { matmul as matmulKernel } from "../../kernels/matmul/kernel.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { graphOf } from "../graph.ts";
-import { defineOp, type OpContext } from "../op.ts";
+import { defineOp } from "../op.ts";
 import { TensorType } from "../tensor-type.ts";
 import type { Value } from "../value.ts";
-
-const record = ({ inputs: [a, b], outputs: [output], enqueue }: OpContext<TensorShape>) =>
-  enqueue(matmulKernel, { a: a!, b: b!, output: output! });
 
 /** The op behind {@link matmul}. */
 export const matmulOp = defineOp({
@@ -27,8 +23,8 @@ export const matmulOp = defineOp({
       refuse("matmul", "the leading axes of a and b must be equal", [a, b]);
     return [new TensorType("float32", [...batch, rows!, columns!])];
   },
-  webgpu: record,
-  cpu: record,
+  record: ({ inputs: [a, b], outputs: [output], enqueue }) =>
+    enqueue(matmulKernel, { a: a!, b: b!, output: output! }),
 });
 
 /**

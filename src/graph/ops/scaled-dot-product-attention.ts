@@ -1,4 +1,3 @@
-import type { Capabilities } from "../../devices/capabilities.ts";
 import type { TensorShape } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { attentionCPU } from "../../kernels/attention/cpu-kernel.ts";
@@ -22,7 +21,7 @@ import {
   multiplyDimensions,
 } from "../dimension.ts";
 import { graphOf } from "../graph.ts";
-import { defineOp, type OpContext } from "../op.ts";
+import { defineOp, type RecordingOpContext } from "../op.ts";
 import { TensorType } from "../tensor-type.ts";
 import type { Value } from "../value.ts";
 
@@ -131,11 +130,7 @@ function symbolicTypes(
   );
 }
 
-function record(
-  context: OpContext<TensorShape, FusedAttentionParameters> & {
-    readonly capabilities?: Capabilities | undefined;
-  },
-): void {
+function record(context: RecordingOpContext<FusedAttentionParameters>): void {
   const { parameters, capabilities } = context;
   const inputs = nameInputs(context.inputs, parameters);
   const { problem, variant } = resolve(inputs, parameters);
@@ -160,8 +155,7 @@ export const scaledDotProductAttentionOp = defineOp<FusedAttentionParameters>({
       return new TensorType(dtype, shape);
     });
   },
-  webgpu: record,
-  cpu: record,
+  record,
 });
 
 function nameOutputs<T>(

@@ -1,12 +1,8 @@
-import type { TensorShape } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { softmax as softmaxKernel } from "../../kernels/softmax/kernel.ts";
 import { graphOf } from "../graph.ts";
-import { defineOp, type OpContext } from "../op.ts";
+import { defineOp } from "../op.ts";
 import type { Value } from "../value.ts";
-
-const record = ({ inputs: [input], outputs: [output], enqueue }: OpContext<TensorShape>) =>
-  enqueue(softmaxKernel, { input: input!, output: output! });
 
 /** The op behind {@link softmax}. */
 export const softmaxOp = defineOp({
@@ -16,8 +12,8 @@ export const softmaxOp = defineOp({
     if (x!.shape.length === 0) refuse("softmax", "x must have an axis to normalise", x);
     return [x!];
   },
-  webgpu: record,
-  cpu: record,
+  record: ({ inputs: [input], outputs: [output], enqueue }) =>
+    enqueue(softmaxKernel, { input: input!, output: output! }),
 });
 
 /**

@@ -1,8 +1,7 @@
-import type { TensorShape } from "../../devices/kernel.ts";
 import { refuse } from "../../errors.ts";
 import { permute, transpose as transposeKernel } from "../../kernels/transpose/kernel.ts";
 import { graphOf } from "../graph.ts";
-import { defineOp, type OpContext } from "../op.ts";
+import { defineOp } from "../op.ts";
 import { TensorType } from "../tensor-type.ts";
 import type { Value } from "../value.ts";
 
@@ -10,17 +9,6 @@ interface Parameters {
   /** Axis of the input that each axis of the output is. */
   readonly permutation: readonly number[];
 }
-
-const record = ({
-  inputs: [input],
-  outputs: [output],
-  parameters,
-  enqueue,
-}: OpContext<TensorShape, Parameters>) => {
-  const tensors = { input: input!, output: output! };
-  if (swapsLastTwo(parameters.permutation)) enqueue(transposeKernel, tensors);
-  else enqueue(permute, tensors, parameters);
-};
 
 /** The op behind {@link transpose}. */
 export const transposeOp = defineOp<Parameters>({
@@ -40,8 +28,11 @@ export const transposeOp = defineOp<Parameters>({
       ),
     ];
   },
-  webgpu: record,
-  cpu: record,
+  record({ inputs: [input], outputs: [output], parameters, enqueue }) {
+    const tensors = { input: input!, output: output! };
+    if (swapsLastTwo(parameters.permutation)) enqueue(transposeKernel, tensors);
+    else enqueue(permute, tensors, parameters);
+  },
 });
 
 /** Whether a permutation leaves all but the last two axes in place, and swaps those. */

@@ -2,18 +2,18 @@
 // one part of them; and, after those, the copies of one head's past and new keys and values.
 
 import * as at from "../layout";
+import { noTask, takeTask } from "../tasks";
 import { decodeTile } from "./decode";
 import { prefillTile } from "./prefill";
 import * as p from "./problem";
 import { beginTile, takeSplit } from "./rows";
 
-export function attention(job: usize, scratch: usize): void {
+export function attention(job: usize, scratch: usize, thread: u32): void {
   p.readProblem(job, scratch);
-  const tasks = load<u32>(job + at.tasks);
   const attentionTasks = load<u32>(job + at.attentionTasks);
   for (;;) {
-    const task = atomic.add<u32>(job + at.nextTask, 1);
-    if (task >= tasks) return;
+    const task = takeTask(job, thread);
+    if (task === noTask) return;
     if (task >= attentionTasks) {
       copyHead(task - attentionTasks);
       continue;

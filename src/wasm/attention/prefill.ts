@@ -7,7 +7,7 @@
 // So softmax runs down the lanes with no shuffle, and both products broadcast elements of K and V, as they
 // lie in memory, against vectors of a packed panel. A micro-kernel makes 6 × 8 sums: 12 registers, 2 for
 // the panel's vectors, 1 for the broadcast element, of x86's 16; each step is 8 loads and 12 fused
-// multiply-adds. A block of K and V stays in the first-level cache while all panels of the tile use it.
+// multiply-adds. A block of K and V stays in the nearest caches while all panels of the tile use it.
 
 import * as at from "../layout";
 import { exp, fma, larger, load1, round1, splat, tanh, transpose4, widenRow } from "../simd";
@@ -20,6 +20,7 @@ import {
   first,
   keyAddress,
   keyStride,
+  kvHead,
   maskIndex,
   queryAddress,
   sameMask,
@@ -49,21 +50,21 @@ export function prefillTile(split: u32): void {
       if (all === 0) continue;
       if (p.maskDType !== 4 && !readMask(panel, j, n)) continue;
       if (k === 0) {
-        k = keyAddress(j);
+        k = keyAddress(kvHead, j);
         kStride = keyStride(j);
         // In place where rows are whole vectors of floats, close together.
         if (p.dtype !== 0 || p.depth !== p.paddedDepth || kStride !== p.depth << 2) {
           k = copyRows(p.keyBlock, k, kStride, n, p.depth, p.paddedDepth);
           kStride = p.paddedDepth << 2;
         }
-        v = valueAddress(j);
+        v = valueAddress(kvHead, j);
         vStride = valueStride(j);
         if (p.dtype !== 0 || vStride !== p.valueDepth << 2) {
           v = copyRows(p.valueBlock, v, vStride, n, p.valueDepth, p.paddedValueDepth);
           vStride = p.paddedValueDepth << 2;
         }
       }
-      scores(p.queryRows + panel * queryPanel, k, kStride, n);
+      scores(p.queryRows + panel * queryPanel, k, kStride, n, panel);
       softmax(panel, j, n, all === 2);
       addValues(v, vStride, n, p.sumRows + panel * sumPanel, p.rescales + (panel << 5));
     }
@@ -126,15 +127,23 @@ function copyRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padde
 
 /** Of the keys from `j` to `next`: 0 if no row of the panel may see any, 2 if every row sees all. */
 function limits(panel: u32, j: u32, next: u32): u32 {
-  let any = false;
-  let all = true;
-  for (let r = panel << 3; r < (panel + 1) << 3; r++) {
-    const from = load<u32>(p.firstKeys + (r << 2));
-    const to = load<u32>(p.endKeys + (r << 2));
-    if (from < next && to > j && from < to) any = true;
-    if (from > j || to < next) all = false;
-  }
-  return any ? (all ? 2 : 1) : 0;
+  const rows = panel << 5;
+  const from0 = v128.load(p.firstKeys + rows);
+  const from1 = v128.load(p.firstKeys + rows, 16);
+  const to0 = v128.load(p.endKeys + rows);
+  const to1 = v128.load(p.endKeys + rows, 16);
+  const start = i32x4.splat(j);
+  const stop = i32x4.splat(next);
+  const cut = v128.or(
+    v128.or(i32x4.gt_s(from0, start), i32x4.lt_s(to0, stop)),
+    v128.or(i32x4.gt_s(from1, start), i32x4.lt_s(to1, stop)),
+  );
+  if (!v128.any_true(cut)) return 2;
+  const sees = v128.or(
+    i32x4.gt_s(i32x4.min_s(to0, stop), i32x4.max_s(from0, start)),
+    i32x4.gt_s(i32x4.min_s(to1, stop), i32x4.max_s(from1, start)),
+  );
+  return v128.any_true(sees) ? 1 : 0;
 }
 
 /** Writes what the mask adds to the panel's scores, and says whether it allows any key. */
@@ -159,10 +168,17 @@ function readMask(panel: u32, j: u32, n: u32): bool {
   return allowed;
 }
 
-/** Sᵀ of one panel and `n` keys; up to five more are written past them. */
-function scores(panel: usize, k: usize, stride: u32, n: u32): void {
+/**
+ * Sᵀ of one panel and `n` keys; up to five more, like the last, are written past them. The largest, or
+ * what was larger before, is left in the place of the panel's rescale factors: finding it here is free,
+ * as the multiply-adds leave the units that compare idle.
+ */
+function scores(queries: usize, k: usize, stride: u32, n: u32, panel: u32): void {
   const last = k + (n - 1) * stride;
-  const panelEnd = panel + (p.paddedDepth << 5);
+  const queriesEnd = queries + (p.paddedDepth << 5);
+  const most = p.rescales + (panel << 5);
+  v128.store(most, v128.load(p.maxima + (panel << 5)));
+  v128.store(most, v128.load(p.maxima + (panel << 5), 16), 16);
   let to = p.weights;
   for (let j: u32 = 0; j < n; j += 6) {
     let k0 = k + j * stride;
@@ -184,7 +200,7 @@ function scores(panel: usize, k: usize, stride: u32, n: u32): void {
     let a5 = splat(0);
     let b5 = splat(0);
     // Not unrolled: V8 does that, and keeps the sums in registers only if it does it itself.
-    for (let q = panel; q < panelEnd; q += 32) {
+    for (let q = queries; q < queriesEnd; q += 32) {
       const a = v128.load(q);
       const b = v128.load(q, 16);
       let x = v128.load32_splat(k0);
@@ -225,6 +241,10 @@ function scores(panel: usize, k: usize, stride: u32, n: u32): void {
     v128.store(to, a5, 160);
     v128.store(to, b5, 176);
     to += 192;
+    a0 = larger(larger(a0, a1), larger(larger(a2, a3), larger(a4, a5)));
+    b0 = larger(larger(b0, b1), larger(larger(b2, b3), larger(b4, b5)));
+    v128.store(most, larger(v128.load(most), a0));
+    v128.store(most, larger(v128.load(most, 16), b0), 16);
   }
 }
 
@@ -235,6 +255,7 @@ function scores(panel: usize, k: usize, stride: u32, n: u32): void {
  */
 function softmax(panel: u32, j: u32, n: u32, all: bool): void {
   const end = p.weights + (n << 5);
+  const changed = !all || p.softcap > 0 || p.maskDType !== 4 || p.softmaxDType !== 0;
   if (p.softcap > 0) {
     const cap = splat(p.softcap);
     for (let s = p.weights; s < end; s += 16)
@@ -268,11 +289,15 @@ function softmax(panel: u32, j: u32, n: u32, all: bool): void {
   const totals = p.totals + (panel << 5);
   const before0 = v128.load(maxima);
   const before1 = v128.load(maxima, 16);
-  let most0 = before0;
-  let most1 = before1;
-  for (let s = p.weights; s < end; s += 32) {
-    most0 = larger(most0, v128.load(s));
-    most1 = larger(most1, v128.load(s, 16));
+  let most0 = v128.load(p.rescales + (panel << 5));
+  let most1 = v128.load(p.rescales + (panel << 5), 16);
+  if (changed) {
+    most0 = before0;
+    most1 = before1;
+    for (let s = p.weights; s < end; s += 32) {
+      most0 = larger(most0, v128.load(s));
+      most1 = larger(most1, v128.load(s, 16));
+    }
   }
   v128.store(maxima, most0);
   v128.store(maxima, most1, 16);

@@ -35,6 +35,7 @@ export let softcap: f32 = 0;
 export let softmaxDType: u32 = 0;
 export let tileRows: u32 = 0;
 export let tilesPerHead: u32 = 0;
+export let tileHeads: u32 = 0;
 export let splits: u32 = 0;
 export let splitKeys: u32 = 0;
 export let blockKeys: u32 = 0;
@@ -105,6 +106,7 @@ export function readProblem(from: usize, scratch: usize): void {
   softmaxDType = word(at.softmaxDType);
   tileRows = word(at.tileRows);
   tilesPerHead = word(at.tilesPerHead);
+  tileHeads = word(at.tileHeads);
   splits = word(at.splits);
   splitKeys = word(at.splitKeys);
   blockKeys = word(at.blockKeys);

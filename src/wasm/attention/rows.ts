@@ -5,7 +5,8 @@ import { exp1, load1, log, round1, storeRow, tanh, splat } from "../simd";
 import * as p from "./problem";
 
 let batch: u32 = 0;
-let kvHead: u32 = 0;
+/** The first key/value head of the tile. */
+export let kvHead: u32 = 0;
 let tile: u32 = 0;
 let tileStart: u32 = 0;
 /** Rows of the tile. */
@@ -22,12 +23,12 @@ function word(offset: usize): u32 {
 /** Finds the rows of a tile and the keys that each may see. Rows past the last are like the last. */
 export function beginTile(number: u32): void {
   tile = number;
-  const head = tile / p.tilesPerHead;
+  const head = (tile / p.tilesPerHead) * p.tileHeads;
   batch = head / p.kvHeads;
   kvHead = head % p.kvHeads;
   // The last tiles come first: where the mask is causal, they are the longest.
   tileStart = (p.tilesPerHead - 1 - (tile % p.tilesPerHead)) * p.tileRows;
-  count = min(p.tileRows, p.group * p.queries - tileStart);
+  count = min(p.tileRows, p.tileHeads * p.group * p.queries - tileStart);
 
   let length = <i32>p.keys;
   if (p.kvLengths) length = min(max(load<i32>(p.kvLengths + (batch << 2)), 0), length);
@@ -90,8 +91,8 @@ export function queryAddress(r: u32): usize {
   return p.query + (<usize>element << p.shift);
 }
 
-/** Where key `j` of the tile's head lies: in the past, or among the new ones. */
-export function keyAddress(j: u32): usize {
+/** Where key `j` of a key/value head lies: in the past, or among the new ones. */
+export function keyAddress(kvHead: u32, j: u32): usize {
   let element: u32;
   if (j < p.past) {
     element = ((batch * p.kvHeads + kvHead) * p.past + j) * p.depth;
@@ -104,7 +105,7 @@ export function keyAddress(j: u32): usize {
   return p.key + (<usize>element << p.shift);
 }
 
-export function valueAddress(j: u32): usize {
+export function valueAddress(kvHead: u32, j: u32): usize {
   let element: u32;
   if (j < p.past) {
     element = ((batch * p.kvHeads + kvHead) * p.past + j) * p.valueDepth;
@@ -186,7 +187,7 @@ function score(r: u32, j: u32, q: usize, maskRow: usize): f32 {
     bias = load1(p.mask, maskRow + j * word(at.maskKeyStride), p.maskDType);
     if (bias === -Infinity) return bias;
   }
-  const k = keyAddress(j);
+  const k = keyAddress(headOf(r) / p.group, j);
   let dot: f64 = 0;
   for (let c: u32 = 0; c < p.depth; c++) dot += <f64>load1(q, c, p.dtype) * load1(k, c, p.dtype);
   let s = <f32>(dot * p.scale);
@@ -212,6 +213,7 @@ function redoSums(r: u32, line: usize, maximum: f32): f32 {
   const q = queryAddress(r);
   const maskRow = maskIndex(r);
   const to = load<u32>(p.endKeys + (r << 2));
+  const head = headOf(r) / p.group;
   memory.fill(line, 0, p.valueDepth << 2);
   let total: f32 = 0;
   for (let j = load<u32>(p.firstKeys + (r << 2)); j < to; j++) {
@@ -219,7 +221,7 @@ function redoSums(r: u32, line: usize, maximum: f32): f32 {
     if (s === -Infinity) continue;
     const weight = exp1(s - maximum);
     total += weight;
-    const v = valueAddress(j);
+    const v = valueAddress(head, j);
     for (let c: u32 = 0; c < p.valueDepth; c++) {
       const to = line + (c << 2);
       store<f32>(to, load<f32>(to) + weight * load1(v, c, p.dtype));

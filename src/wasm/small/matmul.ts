@@ -4,12 +4,12 @@
 
 import * as at from "../layout";
 import { fma, splat } from "../simd";
+import { noTask, takeTask } from "../tasks";
 
 const innerBlock: u32 = 256;
 
 
-export function matmul(job: usize, scratch: usize): void {
-  const tasks = load<u32>(job + at.tasks);
+export function matmul(job: usize, scratch: usize, thread: u32): void {
   const rows = load<u32>(job + at.matmulRows);
   const inner = load<u32>(job + at.matmulInner);
   const columns = load<u32>(job + at.matmulColumns);
@@ -18,8 +18,8 @@ export function matmul(job: usize, scratch: usize): void {
   const across = load<u32>(job + at.matmulTasksAcross);
   const perMatrix = load<u32>(job + at.matmulTasksDown) * across;
   for (;;) {
-    const task = atomic.add<u32>(job + at.nextTask, 1);
-    if (task >= tasks) return;
+    const task = takeTask(job, thread);
+    if (task === noTask) return;
     const matrix = task / perMatrix;
     const row = ((task % perMatrix) / across) * taskRows;
     const column = (task % across) * taskColumns;

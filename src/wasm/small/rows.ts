@@ -2,15 +2,15 @@
 
 import * as at from "../layout";
 import { exp, exp1, larger, largest, splat, sum, transpose4 } from "../simd";
+import { noTask, takeTask } from "../tasks";
 
-export function softmax(job: usize, _scratch: usize): void {
-  const tasks = load<u32>(job + at.tasks);
+export function softmax(job: usize, _scratch: usize, thread: u32): void {
   const rows = load<u32>(job + at.softmaxRows);
   const columns = load<u32>(job + at.softmaxColumns);
   const taskRows = load<u32>(job + at.softmaxTaskRows);
   for (;;) {
-    const task = atomic.add<u32>(job + at.nextTask, 1);
-    if (task >= tasks) return;
+    const task = takeTask(job, thread);
+    if (task === noTask) return;
     const end = min((task + 1) * taskRows, rows);
     for (let row = task * taskRows; row < end; row++) {
       const start = 4 * row * columns;
@@ -51,16 +51,15 @@ function softmaxRow(input: usize, output: usize, columns: u32): void {
   for (; i < bytes; i += 4) store<f32>(output + i, load<f32>(output + i) * factor);
 }
 
-export function transpose(job: usize, _scratch: usize): void {
-  const tasks = load<u32>(job + at.tasks);
+export function transpose(job: usize, _scratch: usize, thread: u32): void {
   const rows = load<u32>(job + at.transposeRows);
   const columns = load<u32>(job + at.transposeColumns);
   const strips = (rows + 31) / 32;
   const rowBytes = columns << 2;
   const columnBytes = rows << 2;
   for (;;) {
-    const task = atomic.add<u32>(job + at.nextTask, 1);
-    if (task >= tasks) return;
+    const task = takeTask(job, thread);
+    if (task === noTask) return;
     const matrix = 4 * (task / strips) * rows * columns;
     const input = load<u32>(job + at.transposeInput) + matrix;
     const output = load<u32>(job + at.transposeOutput) + matrix;
@@ -93,16 +92,15 @@ function moveOne(input: usize, output: usize, r: u32, c: u32, rowBytes: u32, col
   store<u32>(output + c * columnBytes + (r << 2), load<u32>(input + r * rowBytes + (c << 2)));
 }
 
-export function permute(job: usize, _scratch: usize): void {
-  const tasks = load<u32>(job + at.tasks);
+export function permute(job: usize, _scratch: usize, thread: u32): void {
   const length1 = load<u32>(job + at.permuteLength1);
   const length2 = load<u32>(job + at.permuteLength2);
   const length3 = load<u32>(job + at.permuteLength3);
   const stride2 = load<u32>(job + at.permuteStride2);
   const stride3 = load<u32>(job + at.permuteStride3);
   for (;;) {
-    const task = atomic.add<u32>(job + at.nextTask, 1);
-    if (task >= tasks) return;
+    const task = takeTask(job, thread);
+    if (task === noTask) return;
     const start =
       (task / length1) * load<u32>(job + at.permuteStride0) +
       (task % length1) * load<u32>(job + at.permuteStride1);
@@ -117,8 +115,7 @@ export function permute(job: usize, _scratch: usize): void {
   }
 }
 
-export function elementwise(job: usize, _scratch: usize): void {
-  const tasks = load<u32>(job + at.tasks);
+export function elementwise(job: usize, _scratch: usize, thread: u32): void {
   const operation = load<u32>(job + at.elementwiseOperation);
   const count = load<u32>(job + at.elementwiseCount);
   const taskCount = load<u32>(job + at.elementwiseTaskCount);
@@ -127,8 +124,8 @@ export function elementwise(job: usize, _scratch: usize): void {
   const b = load<u32>(job + at.elementwiseB);
   const output = load<u32>(job + at.elementwiseOutput);
   for (;;) {
-    const task = atomic.add<u32>(job + at.nextTask, 1);
-    if (task >= tasks) return;
+    const task = takeTask(job, thread);
+    if (task === noTask) return;
     const start = task * taskCount;
     const length = min(taskCount, count - start);
     if (operation === 3) {
