@@ -1,5 +1,4 @@
 import { type Capabilities, type Device, requestDevice, WebGPUDevice } from "qkv";
-import { recordShaders, type ShaderTexts } from "./shader-texts.ts";
 
 /** The devices of the page. */
 export interface Devices {
@@ -8,8 +7,6 @@ export interface Devices {
   readonly cpu: Device;
   /** What kernels on the main device may use; without a GPU, what every GPU has. */
   readonly capabilities: Capabilities;
-  /** WGSL that the main device compiled. */
-  readonly shaders: ShaderTexts;
   /** Why there is no GPU. */
   readonly reason?: string;
 }
@@ -30,10 +27,10 @@ export async function openDevices(): Promise<Devices> {
   const cpu = await requestDevice("cpu");
   try {
     const main = await requestDevice("webgpu");
-    return { main, cpu, capabilities: main.capabilities, shaders: recordShaders(main) };
+    return { main, cpu, capabilities: main.capabilities };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    return { main: cpu, cpu, capabilities: defaultCapabilities, shaders: [], reason };
+    return { main: cpu, cpu, capabilities: defaultCapabilities, reason };
   }
 }
 

@@ -53,7 +53,7 @@ function Run(props: {
   const [shown, setShown] = useState<"plan" | number>();
   const kernels = run.steps.filter(({ kernel }) => kernel !== "view");
   const toggle = (what: "plan" | number) => setShown(shown === what ? undefined : what);
-  const text = typeof shown === "number" ? run.wgsl[shown] : undefined;
+  const text = typeof shown === "number" ? run.steps[shown]?.wgsl : undefined;
   return (
     <div class="run">
       <h4>{title}</h4>
@@ -70,7 +70,7 @@ function Run(props: {
           <ul class="dispatches">
             {run.steps.map((step, i) => {
               if (step.kernel === "view") return null;
-              const wgsl = run.wgsl[i];
+              const { wgsl } = step;
               const size = wgsl === undefined ? undefined : workgroupSize(wgsl);
               return (
                 <li key={i}>

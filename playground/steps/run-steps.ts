@@ -12,7 +12,6 @@ import {
 } from "qkv";
 import type { Devices } from "../device/devices.ts";
 import { inScope } from "../device/scope.ts";
-import { StepTexts } from "../device/shader-texts.ts";
 import { asMatrix, asTensor, type Matrix } from "../numbers/matrix.ts";
 import type { Inputs, Sizes } from "./presets.ts";
 
@@ -72,15 +71,11 @@ export interface GraphRun {
   readonly temporaryBytes: number;
   /** The plan in words. */
   readonly explained: string;
-  /** The WGSL of each step, on a GPU. */
-  readonly wgsl: readonly (string | undefined)[];
 }
-
-const texts = new StepTexts();
 
 /** softmax(Q·Kᵀ)·V as a graph: `steps` out of the op of seven steps; `fused` out of three built-in ops. */
 export async function runGraph(
-  { main, shaders }: Devices,
+  { main }: Devices,
   inputs: Inputs,
   form: "steps" | "fused",
 ): Promise<GraphRun> {
@@ -95,18 +90,14 @@ export async function runGraph(
         ? ops.custom("attention", { values: [q!, k!, v!] })
         : ops.matmul(ops.softmax(ops.matmul(q!, ops.transpose(k!))), v!),
   });
-  const before = shaders.length;
   const model = await new InferenceSession({ device: main }).load(graph);
   try {
-    const { depth, valueDepth } = sizesOf(inputs);
     const { steps, temporaryBytes } = model.plan();
-    const compiled = shaders.slice(before);
-    const wgsl = steps.map((step) => texts.find(step, `${form} ${depth} ${valueDepth}`, compiled));
     const explained = model.explain();
     const [output] = model.execute(asTensor(inputs.q), asTensor(inputs.k), asTensor(inputs.v));
     try {
       const matrix = asMatrix(await output!.read());
-      return { output: matrix, steps, temporaryBytes, explained, wgsl };
+      return { output: matrix, steps, temporaryBytes, explained };
     } finally {
       output!.destroy();
     }

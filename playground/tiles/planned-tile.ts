@@ -15,10 +15,10 @@ export async function plannedTile(
   devices: Devices,
   inputs: Inputs,
 ): Promise<PlannedTile | undefined> {
-  const { steps, wgsl } = await runGraph(devices, inputs, "fused");
-  const at = steps.findIndex(({ kernel }) => kernel !== "view");
-  const constants = wgslConstants(wgsl[at] ?? "");
+  const { steps } = await runGraph(devices, inputs, "fused");
+  const step = steps.find(({ kernel }) => kernel !== "view")!;
+  const constants = wgslConstants(step.wgsl ?? "");
   const [rows, keys] = [constants.get("TILE_ROWS"), constants.get("TILE_KEYS")];
   if (rows === undefined || keys === undefined) return undefined;
-  return { tile: { rows, keys }, variant: steps[at]!.variant ?? steps[at]!.kernel };
+  return { tile: { rows, keys }, variant: step.variant ?? step.kernel };
 }

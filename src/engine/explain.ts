@@ -13,6 +13,8 @@ export interface ExplainedStep {
   readonly variant?: string;
   readonly workgroups?: readonly number[];
   readonly workgroupBytes?: number;
+  /** The kernel's text, on WebGPU. {@link formatPlan} leaves it out. */
+  readonly wgsl?: string;
   readonly tensors: readonly {
     readonly name: string;
     readonly type: string;
@@ -53,13 +55,14 @@ export function explainPlan(plan: Plan, device: string): ExplainedPlan {
       ];
       return { op: step.op, kernel: "cpu", tensors: named };
     }
-    const { variant, workgroups, workgroupBytes } = step.launch ?? {};
+    const { variant, workgroups, workgroupBytes, wgsl } = step.launch ?? {};
     return {
       op: step.op,
       kernel: step.kernel.name,
       ...(variant !== undefined && { variant }),
       ...(workgroups && { workgroups }),
       ...(workgroupBytes !== undefined && { workgroupBytes }),
+      ...(wgsl !== undefined && { wgsl }),
       tensors: Object.entries(step.tensors).map(([name, tensor]) => tensorOf(name, tensor)),
     };
   });

@@ -317,6 +317,8 @@ onEachWebGPU("WebGPU device", (device) => {
       assert.match(error.message, /^faulty: its WGSL does not compile:.*\b4:\d+ .*inptu/s);
       // bun-webgpu has the compiler's output, but not its messages one by one.
       for (const { line } of error.messages) assert.equal(line, 4);
+      assert.equal(error.kernel, "faulty");
+      assert.include(error.wgsl.split("\n")[3], "inptu");
     };
     const [input, output] = [upload(device(), [1], [1]), upload(device(), [2], [1])];
     // The second call finds a pipeline, which is no better.

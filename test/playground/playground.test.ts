@@ -159,14 +159,14 @@ describe("playground", () => {
       await eventually(async () => assert.isBelow(await difference(), 1e-5));
       assert.match(
         await page.getByTestId("tiles-summary").innerText(),
-        /12 tiles visited.*6 skipped/,
+        /8 tiles visited.*4 skipped/,
       );
-      assert.match(await tiles.innerText(), /as planned, 16×32/);
+      assert.match(await tiles.innerText(), /as planned, 16×64/);
       await tiles.getByLabel("causal").uncheck();
       await eventually(async () => {
         assert.match(
           await page.getByTestId("tiles-summary").innerText(),
-          /18 tiles visited.*0 skipped/,
+          /12 tiles visited.*0 skipped/,
         );
         assert.isBelow(await difference(), 1e-5);
       });

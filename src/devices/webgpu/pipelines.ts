@@ -5,16 +5,26 @@ import { computeStage } from "./constants.ts";
 /** WGSL that did not compile. */
 export class CompilationError extends GPUOperationError {
   override name = "CompilationError";
-  /** The compiler's complaints, with 1-based positions in the kernel's WGSL. */
+  /** The kernel's name. */
+  readonly kernel: string;
+  readonly wgsl: string;
+  /** The compiler's complaints, with 1-based positions in `wgsl`. */
   readonly messages: readonly {
     readonly line: number;
     readonly column: number;
     readonly text: string;
   }[];
 
-  constructor(kernel: string, messages: CompilationError["messages"], fallback: string) {
+  constructor(
+    kernel: string,
+    wgsl: string,
+    messages: CompilationError["messages"],
+    fallback: string,
+  ) {
     const lines = messages.map(({ line, column, text }) => `\n  ${line}:${column} ${text}`);
     super(`${kernel}: its WGSL does not compile:${lines.join("") || ` ${fallback}`}`);
+    this.kernel = kernel;
+    this.wgsl = wgsl;
     this.messages = messages;
   }
 }
@@ -94,7 +104,7 @@ export class PipelineCache {
       const pipeline = await this.#device.createComputePipelineAsync(descriptor);
       this.#pipelines.set(key, { pipeline });
     } catch (error) {
-      throw await compilationError(kernel, descriptor.compute.module, error);
+      throw await compilationError(kernel, launch, descriptor.compute.module, error);
     } finally {
       await scope.catch(() => null);
     }
@@ -109,7 +119,8 @@ export class PipelineCache {
     const descriptor = this.#descriptor(kernel, names, launch);
     const pipeline = this.#device.createComputePipeline(descriptor);
     const failure = this.#device.popErrorScope().then(
-      (error) => (error ? compilationError(kernel, descriptor.compute.module, error) : undefined),
+      (error) =>
+        error ? compilationError(kernel, launch, descriptor.compute.module, error) : undefined,
       () => undefined,
     );
     const cached: CachedPipeline = { pipeline, failure };
@@ -136,6 +147,7 @@ export class PipelineCache {
 
 async function compilationError(
   kernel: AnyKernel,
+  { wgsl }: Launch,
   module: GPUShaderModule,
   error: unknown,
 ): Promise<CompilationError> {
@@ -149,5 +161,5 @@ async function compilationError(
       text: message.trim(), // naga's begins with an empty line
     }));
   const { message = error } = error as { message?: unknown };
-  return new CompilationError(kernel.name, messages, String(message));
+  return new CompilationError(kernel.name, wgsl, messages, String(message));
 }
