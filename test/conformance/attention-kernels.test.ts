@@ -26,7 +26,7 @@ import {
   poisonedOutputs,
 } from "../support/attention-cases.ts";
 import { onEachWebGPU } from "../support/devices.ts";
-import { sweep } from "../support/random.ts";
+import { seed, sweep } from "../support/random.ts";
 
 // Every fused kernel against the float64 reference, and how one is chosen. To compile a kernel
 // takes a software GPU a second or more, so each one drawn is run at several lengths, and most with
@@ -80,12 +80,13 @@ function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): Atten
     return { ...choice, splits, ...(small && { tile: smallTile, mergeLanes: 64 }) };
   }
   if (choice.kernel !== "prefill" || !small) return choice;
-  const { columns, valueKeys } = choice.tile;
+  // No number grows, so that it fits where the choice did.
+  const { lanes, columns, valueKeys } = choice.tile;
   return {
     ...choice,
     tile: {
       ...choice.tile,
-      lanes: 4 * columns,
+      lanes: Math.min(lanes, 4 * columns),
       rowsPerLane: 4,
       keysPerLane: 4,
       valueKeys: Math.min(valueKeys, 8),
@@ -198,7 +199,8 @@ onEachWebGPU("attention kernels", (device) => {
               await runCase(device(), withLengths(description, other), chosen);
           },
         ),
-        { ...sweep(2), endOnFailure: true },
+        // Other cases for each variant.
+        { ...sweep(2), seed: seed + attentionVariants.indexOf(variant), endOnFailure: true },
       );
     });
 
