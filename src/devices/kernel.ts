@@ -118,12 +118,15 @@ export interface KernelDefinition<
   webgpu?(context: LaunchContext<Tensors, Parameters>): Launch;
   /** Runs on the CPU, reading and writing `tensors[…].data`. */
   cpu?(tensors: Named<Tensors, HostView>, parameters: Parameters): void;
-  /** Runs on the CPU in WebAssembly; where it returns `undefined`, `cpu` does. Pure. @internal */
+  /**
+   * Runs on the CPU in WebAssembly, in one launch or several, each when the one before it is done; where
+   * it returns `undefined`, `cpu` does. Pure. @internal
+   */
   wasm?(
     tensors: Named<Tensors, TensorShape>,
     parameters: Parameters,
     threads: number,
-  ): WasmLaunch | undefined;
+  ): WasmLaunch | readonly WasmLaunch[] | undefined;
   /**
    * Refuses elements that the kernel cannot take, of those tensors that are there before a program on the
    * CPU runs. @internal

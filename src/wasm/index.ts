@@ -2,5 +2,6 @@
 
 export { attention } from "./attention/attention";
 export { attentionScratch } from "./attention/problem";
+export { attentionScores, attentionScoresScratch } from "./attention/scores";
 export { matmul } from "./small/matmul";
 export { elementwise, permute, softmax, transpose } from "./small/rows";

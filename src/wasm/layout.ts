@@ -81,6 +81,15 @@ export const attentionTasks = 216;
 /** Key/value heads of a tile: several where decode finds their keys side by side in memory. */
 export const tileHeads = 220;
 
+// attentionScores: a job of attention's words, and the matrices that it writes; 0 where one is not wanted
+
+export const scores = 224;
+export const softcappedScores = 228;
+export const biasedScores = 232;
+export const weights = 236;
+/** Keys whose scores stay in scratch: all where weights are wanted, else a block. */
+export const keptKeys = 240;
+
 // matmul: output = a · b, one matrix after another
 
 export const matmulA = 12;

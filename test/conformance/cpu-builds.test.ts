@@ -6,6 +6,7 @@ import { threadStarter } from "../../src/devices/cpu/threads.ts";
 import type { AnyKernel } from "../../src/devices/kernel.ts";
 import { type DeviceTensor, type Tensor, tensor } from "../../src/index.ts";
 import { attentionCPU } from "../../src/kernels/attention/cpu-kernel.ts";
+import type { AttentionOutput } from "../../src/kernels/attention/problem.ts";
 import { toFloat64 } from "../../src/kernels/attention/reference.ts";
 import { inverseRootDepth, resolveAttention } from "../../src/kernels/attention/spec.ts";
 import { binary, copy, scale } from "../../src/kernels/elementwise/kernel.ts";
@@ -14,6 +15,7 @@ import { softmax, softmaxInPlace } from "../../src/kernels/softmax/kernel.ts";
 import { permute, transpose } from "../../src/kernels/transpose/kernel.ts";
 import { elementCount, type Shape } from "../../src/tensor/shape.ts";
 import {
+  type AttentionCase,
   type AttentionCaseDescription,
   assertCase,
   attentionCase,
@@ -46,6 +48,35 @@ const large: readonly Partial<AttentionCaseDescription>[] = [
   },
 ];
 
+const matrices = ["scores", "softcappedScores", "biasedScores", "weights"] as const;
+const fullMask = { rank: 4, batch: true, head: true, query: true } as const;
+
+/** With scores and weights: tiles of one panel and of several, blocks that a past or a short mask cuts. */
+const withMatrices: readonly Partial<AttentionCaseDescription>[] = [
+  { queries: 1, kv: 5001, depth: 20, kvHeads: 3, group: 3, outputs: [...matrices, "lse"] },
+  { queries: 131, kv: 203, depth: 33, past: 101, causal: true, softcap: 2, outputs: matrices },
+  {
+    ...{ queries: 300, kv: 197, group: 2, layout: "packed", window: [40, 7], outputs: matrices },
+    ...{ plant: "forbidden", kvLengths: true },
+  },
+  {
+    ...{ queries: 77, kv: 310, dtype: "float16", softcap: 5, outputs: matrices, plant: "nan" },
+    mask: { ...fullMask, dtype: "float16", key: "short" },
+  },
+  {
+    ...{ queries: 45, kv: 290, dtype: "bfloat16", past: 65, plant: "forbidden", outputs: matrices },
+    mask: { ...fullMask, dtype: "bool", key: "full" },
+  },
+  { queries: 97, kv: 500, depth: 12, plant: "nan", scores: "large", outputs: matrices },
+  { queries: 9, kv: 13_000, kvHeads: 1, dtype: "float16", outputs: ["weights"] },
+  { queries: 600, kv: 99, depth: 7, causal: true, outputs: ["scores"], dtype: "bfloat16" },
+  { queries: 500, kv: 500, depth: 64, causal: true, outputs: ["biasedScores"] },
+  {
+    ...{ queries: 100, kv: 193, depth: 48, softmaxDtype: "float16", outputs: ["weights"] },
+    mask: { ...fullMask, dtype: "float32", key: "one" },
+  },
+];
+
 const plain: AttentionCaseDescription = {
   ...{
     seed: 5,
@@ -62,7 +93,9 @@ const plain: AttentionCaseDescription = {
 };
 
 /** Made once: the reference is slow. */
-const largeCases = large.map((part) => attentionCase({ ...plain, ...part }));
+const [largeCases, matrixCases] = [large, withMatrices].map((parts) =>
+  parts.map((part) => attentionCase({ ...plain, ...part })),
+) as [AttentionCase[], AttentionCase[]];
 
 /** A use of a small kernel, with what plain TypeScript makes of it. */
 interface SmallCase {
@@ -147,6 +180,26 @@ for (const { title, ...options } of cpuVariants) {
     test("attention, large", async () => {
       for (const attention of largeCases)
         assertCase(attention, await runOnCPU(device, attention), "cpu");
+    });
+
+    test("attention with scores and weights", async () => {
+      for (const attention of matrixCases)
+        assertCase(attention, await runOnCPU(device, attention), "cpu");
+    });
+
+    test("scores and weights, drawn at random", async () => {
+      const drawn = fc.tuple(
+        attentionCases({ work: 5e4 }),
+        fc.subarray([...matrices], { minLength: 1 }),
+      );
+      const check = async ([description, outputs]: [
+        AttentionCaseDescription,
+        AttentionOutput[],
+      ]) => {
+        const attention = attentionCase({ ...description, outputs });
+        assertCase(attention, await runOnCPU(device, attention), "cpu");
+      };
+      await fc.assert(fc.asyncProperty(drawn, check), sweep(60));
     });
 
     test("ONNX's cases", async () => {

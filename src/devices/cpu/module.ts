@@ -10,6 +10,7 @@ export type CPUBuild = (typeof cpuBuilds)[number];
 /** The module's functions that threads run; a job names one by its index. */
 export const moduleFunctions = [
   "attention",
+  "attentionScores",
   "matmul",
   "softmax",
   "transpose",

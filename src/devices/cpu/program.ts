@@ -58,7 +58,7 @@ export class CPUProgram implements PreparedProgram {
             const view = (tensor: BoundTensor) => this.#view(given, tensor);
             step.run(step.inputs.map(view), step.outputs.map(view));
           });
-        else this.#steps.push(this.#kernelStep(step));
+        else this.#steps.push(...this.#kernelSteps(step));
       }
     } catch (error) {
       this.destroy();
@@ -134,7 +134,7 @@ export class CPUProgram implements PreparedProgram {
     }
   }
 
-  #kernelStep(step: KernelStep): (given: Given) => void | Promise<void> {
+  #kernelSteps(step: KernelStep): ((given: Given) => void | Promise<void>)[] {
     const { kernel, tensors, parameters } = step;
     const device = this.#device;
     if (!kernel.cpu)
@@ -142,12 +142,14 @@ export class CPUProgram implements PreparedProgram {
         `${kernel.name}: it has no CPU implementation; run it on a WebGPU device`,
       );
     kernel.check?.(tensors, parameters);
-    const launch = device.runsLaunches
+    const launches = device.runsLaunches
       ? kernel.wasm?.(tensors, parameters, device.threads)
       : undefined;
-    if (!launch) return (given) => runKernel(kernel, this.#views(given, step), parameters);
-    const compiled = this.#compile(step, launch);
-    return (given) => this.#runModule(compiled, given);
+    if (!launches) return [(given) => runKernel(kernel, this.#views(given, step), parameters)];
+    return [launches].flat().map((launch) => {
+      const compiled = this.#compile(step, launch);
+      return (given) => this.#runModule(compiled, given);
+    });
   }
 
   /** Writes a job into memory. */

@@ -2,9 +2,9 @@ import { defineKernel } from "../../devices/kernel.ts";
 import { attentionOnCpu } from "./cpu.ts";
 import type { AttentionProblem } from "./problem.ts";
 import { checkKvLengths } from "./spec.ts";
-import { attentionLaunch } from "./wasm.ts";
+import { attentionLaunches } from "./wasm.ts";
 
-/** {@link attentionOnCpu} as a kernel: in WebAssembly for all that most calls want. */
+/** {@link attentionOnCpu} as a kernel, and the same in WebAssembly. */
 export const attentionCPU = defineKernel({
   name: "attention",
   tensors: {
@@ -26,7 +26,7 @@ export const attentionCPU = defineKernel({
   },
   cpu: (tensors, { problem }: { readonly problem: AttentionProblem; readonly operation: string }) =>
     attentionOnCpu(problem, tensors),
-  wasm: (tensors, { problem }, threads) => attentionLaunch(problem, tensors, threads),
+  wasm: (tensors, { problem }, threads) => attentionLaunches(problem, tensors, threads),
   checkElements({ kvLengths }, { problem, operation }) {
     if (kvLengths) checkKvLengths(operation, problem, kvLengths);
   },

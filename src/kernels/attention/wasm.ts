@@ -2,13 +2,13 @@ import { floatBits, type TensorShape, type WasmLaunch } from "../../devices/kern
 import type { AttentionDType, AttentionOutput, AttentionProblem } from "./problem.ts";
 import { type AttentionInputs, type AttentionResults, inputStrides } from "./spec.ts";
 
-/** Outputs of which the WebAssembly kernels know nothing: they need whole rows of scores. */
-const scoreOutputs: readonly AttentionOutput[] = [
+/** The outputs of a job of its own, in its order. */
+const scoreOutputs = [
   "scores",
   "softcappedScores",
   "biasedScores",
   "weights",
-];
+] as const satisfies readonly AttentionOutput[];
 
 /** From this many query rows a key/value head on, panels of eight rows pay. */
 const prefillRows = 8;
@@ -31,24 +31,30 @@ const dtypeCodes: Readonly<Record<AttentionDType | "bool", number>> = {
   bool: 3,
 };
 const noMask = 4;
+/** Floats of whole rows that a tile keeps for its weights: they ought to stay in the second-level cache. */
+const keptScores = 65_536;
 /** Lengths beyond all others: windows may be any integer. */
 const far = 2 ** 30;
 
-/**
- * The job for one attention call; undefined where an output is wanted that only the TypeScript kernel
- * computes.
- */
-export function attentionLaunch(
+type Tensors = AttentionInputs<TensorShape> & AttentionResults<TensorShape>;
+
+/** The jobs for one attention call. */
+export function attentionLaunches(
   problem: AttentionProblem,
-  tensors: AttentionInputs<TensorShape> & AttentionResults<TensorShape>,
+  tensors: Tensors,
   threads: number,
-): WasmLaunch | undefined {
-  if (problem.outputs.some((name) => scoreOutputs.includes(name))) return undefined;
-  const { batch, queryHeads, kvHeads, queries, keys, past, depth, valueDepth, mask } = problem;
+): readonly WasmLaunch[] {
+  const attention = attentionLaunch(problem, tensors, threads);
+  return scoreOutputs.some((name) => problem.outputs.includes(name))
+    ? [attention, scoresLaunch(problem, tensors, threads)]
+    : [attention];
+}
+
+function attentionLaunch(problem: AttentionProblem, tensors: Tensors, threads: number): WasmLaunch {
+  const { batch, queryHeads, kvHeads, queries, keys, depth, valueDepth } = problem;
   const rows = (queryHeads / kvHeads) * queries;
   const decode = rows < prefillRows;
   const key = inputStrides(tensors.key.shape, kvHeads);
-  const value = inputStrides(tensors.value.shape, kvHeads);
   const tileHeads =
     decode && key.head < key.row ? headsOfTile(kvHeads, Math.floor(prefillRows / rows)) : 1;
   const tileRows = decode ? rows * tileHeads : Math.min(rows, prefillTileRows);
@@ -71,11 +77,6 @@ export function attentionLaunch(
   // One count a tile, and then what each part leaves of each row: maximum, total, sums.
   const countBytes = Math.ceil((4 * tiles) / 16) * 16;
   const recordBytes = 16 + 16 * Math.ceil(valueDepth / 4);
-  const { query, output } = problem.strides;
-  const maskStrides = mask?.strides ?? { batch: 0, head: 0, query: 0, key: 0 };
-  const tensor = (name: string) => ({ tensor: name });
-  const [left, right] = problem.window.map((side) => Math.min(side, far)) as [number, number];
-
   return {
     function: "attention",
     tasks: attentionTasks + copies,
@@ -84,26 +85,71 @@ export function attentionLaunch(
     sharedBytes: splits > 1 ? countBytes + tiles * splits * tileRows * recordBytes : 0,
     zeroBytes: splits > 1 ? countBytes : 0,
     words: [
-      ...[tensor("query"), tensor("key"), tensor("value")],
-      ...[tensor("pastKey"), tensor("pastValue"), tensor("mask"), tensor("kvLengths")],
-      ...[tensor("output"), tensor("lse"), tensor("presentKey"), tensor("presentValue")],
-      ...[{ shared: countBytes }, { shared: 0 }],
-      dtypeCodes[problem.dtype],
-      mask ? dtypeCodes[mask.dtype as keyof typeof dtypeCodes] : noMask,
-      ...[queryHeads, kvHeads, queries, keys, past, depth, valueDepth],
-      ...[floatBits(problem.scale), floatBits(problem.softcap)],
-      dtypeCodes[problem.softmaxDtype ?? "float32"],
-      ...[problem.causal ? 1 : 0, left, right],
-      ...[query.batch, query.head, query.row],
-      ...[key.batch, key.head, key.row],
-      ...[value.batch, value.head, value.row],
-      ...[output.batch, output.head, output.row],
-      ...[maskStrides.batch, maskStrides.head, maskStrides.query, maskStrides.key],
-      mask?.keys ?? keys,
+      ...problemWords(problem, tensors, countBytes),
       ...[tileRows, tilesPerHead, splits, splitKeys, blockKeys],
       ...[decode ? 1 : 0, attentionTasks, tileHeads],
     ],
   };
+}
+
+/** The job that writes the scores and weights: prefill's products again, whatever the rows. */
+function scoresLaunch(problem: AttentionProblem, tensors: Tensors, threads: number): WasmLaunch {
+  const { batch, queryHeads, kvHeads, queries, keys, depth } = problem;
+  const weights = problem.outputs.includes("weights");
+  const rows = (queryHeads / kvHeads) * queries;
+  const panels = Math.ceil(rows / prefillRows);
+  const wanted = Math.floor((batch * kvHeads * panels) / (tasksPerThread * threads));
+  const kept = weights ? Math.floor(keptScores / (prefillRows * keys)) : Infinity;
+  const most = Math.min(wanted, kept, prefillTileRows / prefillRows);
+  const tileRows = prefillRows * Math.max(most, 1);
+  const tilesPerHead = Math.ceil(rows / tileRows);
+  const tasks = batch * kvHeads * tilesPerHead;
+  return {
+    function: "attentionScores",
+    tasks,
+    work: batch * queryHeads * queries * keys * depth,
+    scratch: "attentionScoresScratch",
+    words: [
+      ...problemWords(problem, tensors, 0),
+      ...[tileRows, tilesPerHead, 1, keys, prefillBlockKeys],
+      ...[0, tasks, 1],
+      ...scoreOutputs.map((name) => ({ tensor: name })),
+      weights ? keys : prefillBlockKeys,
+    ],
+  };
+}
+
+/** The words that say what is computed; those that say how come next. */
+function problemWords(
+  problem: AttentionProblem,
+  tensors: Tensors,
+  partials: number,
+): WasmLaunch["words"] {
+  const { queryHeads, kvHeads, queries, keys, past, depth, valueDepth, mask } = problem;
+  const { query, output } = problem.strides;
+  const key = inputStrides(tensors.key.shape, kvHeads);
+  const value = inputStrides(tensors.value.shape, kvHeads);
+  const maskStrides = mask?.strides ?? { batch: 0, head: 0, query: 0, key: 0 };
+  const tensor = (name: string) => ({ tensor: name });
+  const [left, right] = problem.window.map((side) => Math.min(side, far)) as [number, number];
+  return [
+    ...[tensor("query"), tensor("key"), tensor("value")],
+    ...[tensor("pastKey"), tensor("pastValue"), tensor("mask"), tensor("kvLengths")],
+    ...[tensor("output"), tensor("lse"), tensor("presentKey"), tensor("presentValue")],
+    ...[{ shared: partials }, { shared: 0 }],
+    dtypeCodes[problem.dtype],
+    mask ? dtypeCodes[mask.dtype as keyof typeof dtypeCodes] : noMask,
+    ...[queryHeads, kvHeads, queries, keys, past, depth, valueDepth],
+    ...[floatBits(problem.scale), floatBits(problem.softcap)],
+    dtypeCodes[problem.softmaxDtype ?? "float32"],
+    ...[problem.causal ? 1 : 0, left, right],
+    ...[query.batch, query.head, query.row],
+    ...[key.batch, key.head, key.row],
+    ...[value.batch, value.head, value.row],
+    ...[output.batch, output.head, output.row],
+    ...[maskStrides.batch, maskStrides.head, maskStrides.query, maskStrides.key],
+    mask?.keys ?? keys,
+  ];
 }
 
 /** The most heads, `limit` at most, of which a whole number of tiles makes `heads`. */

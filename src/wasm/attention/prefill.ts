@@ -31,7 +31,6 @@ import {
 
 export function prefillTile(split: u32): void {
   const panels = (count + 7) >>> 3;
-  const queryPanel = p.paddedDepth << 5;
   const sumPanel = p.paddedValueDepth << 5;
   packQueries(panels);
   memory.fill(p.sumRows, 0, panels * sumPanel);
@@ -43,20 +42,13 @@ export function prefillTile(split: u32): void {
     const n = next - j;
     let k: usize = 0;
     let v: usize = 0;
-    let kStride: u32 = 0;
     let vStride: u32 = 0;
     for (let panel: u32 = 0; panel < panels; panel++) {
       const all = limits(panel, j, next);
       if (all === 0) continue;
       if (p.maskDType !== 4 && !readMask(panel, j, n)) continue;
       if (k === 0) {
-        k = keyAddress(kvHead, j);
-        kStride = keyStride(j);
-        // In place where rows are whole vectors of floats, close together.
-        if (p.dtype !== 0 || p.depth !== p.paddedDepth || kStride !== p.depth << 2) {
-          k = copyRows(p.keyBlock, k, kStride, n, p.depth, p.paddedDepth);
-          kStride = p.paddedDepth << 2;
-        }
+        k = keyRows(j, n);
         v = valueAddress(kvHead, j);
         vStride = valueStride(j);
         if (p.dtype !== 0 || vStride !== p.valueDepth << 2) {
@@ -64,7 +56,7 @@ export function prefillTile(split: u32): void {
           vStride = p.paddedValueDepth << 2;
         }
       }
-      scores(p.queryRows + panel * queryPanel, k, kStride, n, panel);
+      scores(panel, k, n, p.weights);
       softmax(panel, j, n, all === 2);
       addValues(v, vStride, n, p.sumRows + panel * sumPanel, p.rescales + (panel << 5));
     }
@@ -98,7 +90,7 @@ export function prefillTile(split: u32): void {
 }
 
 /** Scales the tile's queries and turns them into panels. Rows past the last are like it. */
-function packQueries(panels: u32): void {
+export function packQueries(panels: u32): void {
   const factor = splat(p.scale);
   const bytes = p.paddedDepth << 2;
   for (let r: u32 = 0; r < panels << 3; r += 4) {
@@ -119,6 +111,14 @@ function packQueries(panels: u32): void {
   }
 }
 
+/** Keys `j` to `j + n` as floats, their rows padded: where they lie if they are so, else a copy. */
+export function keyRows(j: u32, n: u32): usize {
+  const from = keyAddress(kvHead, j);
+  const stride = keyStride(j);
+  if (p.dtype === 0 && p.depth === p.paddedDepth && stride === p.depth << 2) return from;
+  return copyRows(p.keyBlock, from, stride, n, p.depth, p.paddedDepth);
+}
+
 function copyRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padded: u32): usize {
   for (let i: u32 = 0; i < n; i++)
     widenRow(to + i * (padded << 2), from + i * stride, width, padded, p.dtype);
@@ -126,7 +126,7 @@ function copyRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padde
 }
 
 /** Of the keys from `j` to `next`: 0 if no row of the panel may see any, 2 if every row sees all. */
-function limits(panel: u32, j: u32, next: u32): u32 {
+export function limits(panel: u32, j: u32, next: u32): u32 {
   const rows = panel << 5;
   const from0 = v128.load(p.firstKeys + rows);
   const from1 = v128.load(p.firstKeys + rows, 16);
@@ -147,7 +147,7 @@ function limits(panel: u32, j: u32, next: u32): u32 {
 }
 
 /** Writes what the mask adds to the panel's scores, and says whether it allows any key. */
-function readMask(panel: u32, j: u32, n: u32): bool {
+export function readMask(panel: u32, j: u32, n: u32): bool {
   const step = load<u32>(p.job + at.maskKeyStride);
   const row = panel << 3;
   let allowed = false;
@@ -169,17 +169,18 @@ function readMask(panel: u32, j: u32, n: u32): bool {
 }
 
 /**
- * Sᵀ of one panel and `n` keys; up to five more, like the last, are written past them. The largest, or
- * what was larger before, is left in the place of the panel's rescale factors: finding it here is free,
+ * Sᵀ of one panel and `n` keys, to `to`; up to five more, like the last, are written past them. The
+ * largest, or what was larger before, is left in the place of the panel's rescale factors: finding it here is free,
  * as the multiply-adds leave the units that compare idle.
  */
-function scores(queries: usize, k: usize, stride: u32, n: u32, panel: u32): void {
+export function scores(panel: u32, k: usize, n: u32, to: usize): void {
+  const stride = p.paddedDepth << 2;
+  const queries = p.queryRows + panel * (p.paddedDepth << 5);
   const last = k + (n - 1) * stride;
   const queriesEnd = queries + (p.paddedDepth << 5);
   const most = p.rescales + (panel << 5);
   v128.store(most, v128.load(p.maxima + (panel << 5)));
   v128.store(most, v128.load(p.maxima + (panel << 5), 16), 16);
-  let to = p.weights;
   for (let j: u32 = 0; j < n; j += 6) {
     let k0 = k + j * stride;
     let k1 = min(k0 + stride, last);
@@ -248,6 +249,43 @@ function scores(queries: usize, k: usize, stride: u32, n: u32, panel: u32): void
   }
 }
 
+/** Caps the scores from `from` to `end`. */
+export function cap(from: usize, end: usize): void {
+  const most = splat(p.softcap);
+  for (let s = from; s < end; s += 16)
+    v128.store(s, f32x4.mul(tanh(f32x4.div(v128.load(s), most)), most));
+}
+
+/** Adds what {@link readMask} found; −∞ forbids whatever the score is. */
+export function addMask(from: usize, end: usize): void {
+  const forbidden = splat(-Infinity);
+  for (let s = from, m = p.biases; s < end; s += 16, m += 16) {
+    const bias = v128.load(m);
+    const sum = f32x4.add(v128.load(s), bias);
+    v128.store(s, v128.bitselect(forbidden, sum, f32x4.eq(bias, forbidden)));
+  }
+}
+
+/** Puts −∞ where a row of the panel may not see the key, of which the first is `j`. */
+export function forbid(panel: u32, j: u32, from: usize, end: usize): void {
+  const rows = panel << 5;
+  for (let half: u32 = 0; half < 32; half += 16) {
+    const first = v128.load(p.firstKeys + rows + half);
+    const stop = v128.load(p.endKeys + rows + half);
+    let index = i32x4.splat(j);
+    for (let s = from + half; s < end; s += 32) {
+      const out = v128.or(i32x4.lt_s(index, first), i32x4.ge_s(index, stop));
+      v128.store(s, v128.bitselect(splat(-Infinity), v128.load(s), out));
+      index = i32x4.add(index, i32x4.splat(1));
+    }
+  }
+}
+
+/** Rounds scores to the softmax's dtype. */
+export function round(from: usize, end: usize): void {
+  for (let s = from; s < end; s += 4) store<f32>(s, round1(load<f32>(s), p.softmaxDType));
+}
+
 /**
  * Turns the panel's scores of keys `j` to `j + n` into weights.
  *
@@ -256,34 +294,10 @@ function scores(queries: usize, k: usize, stride: u32, n: u32, panel: u32): void
 function softmax(panel: u32, j: u32, n: u32, all: bool): void {
   const end = p.weights + (n << 5);
   const changed = !all || p.softcap > 0 || p.maskDType !== 4 || p.softmaxDType !== 0;
-  if (p.softcap > 0) {
-    const cap = splat(p.softcap);
-    for (let s = p.weights; s < end; s += 16)
-      v128.store(s, f32x4.mul(tanh(f32x4.div(v128.load(s), cap)), cap));
-  }
-  const forbidden = splat(-Infinity);
-  if (p.maskDType !== 4)
-    for (let s = p.weights, m = p.biases; s < end; s += 16, m += 16) {
-      const bias = v128.load(m);
-      const sum = f32x4.add(v128.load(s), bias);
-      v128.store(s, v128.bitselect(forbidden, sum, f32x4.eq(bias, forbidden)));
-    }
-  if (!all) {
-    const rows = panel << 5;
-    for (let half: u32 = 0; half < 32; half += 16) {
-      const from = v128.load(p.firstKeys + rows + half);
-      const to = v128.load(p.endKeys + rows + half);
-      let index = i32x4.splat(j);
-      for (let s = p.weights + half; s < end; s += 32) {
-        const out = v128.or(i32x4.lt_s(index, from), i32x4.ge_s(index, to));
-        v128.store(s, v128.bitselect(forbidden, v128.load(s), out));
-        index = i32x4.add(index, i32x4.splat(1));
-      }
-    }
-  }
-  if (p.softmaxDType !== 0)
-    for (let s = p.weights; s < end; s += 4)
-      store<f32>(s, round1(load<f32>(s), p.softmaxDType));
+  if (p.softcap > 0) cap(p.weights, end);
+  if (p.maskDType !== 4) addMask(p.weights, end);
+  if (!all) forbid(panel, j, p.weights, end);
+  if (p.softmaxDType !== 0) round(p.weights, end);
 
   const maxima = p.maxima + (panel << 5);
   const totals = p.totals + (panel << 5);

@@ -91,6 +91,11 @@ export function queryAddress(r: u32): usize {
   return p.query + (<usize>element << p.shift);
 }
 
+/** Row `r` among all rows of all batches and heads. */
+export function rowIndex(r: u32): u32 {
+  return (batch * p.queryHeads + headOf(r)) * p.queries + queryOf(r);
+}
+
 /** Where key `j` of a key/value head lies: in the past, or among the new ones. */
 export function keyAddress(kvHead: u32, j: u32): usize {
   let element: u32;
@@ -174,10 +179,9 @@ export function finishRow(r: u32, line: usize, maximum: f32, total: f32): void {
     batch * word(at.outputBatchStride) + head * word(at.outputHeadStride) + i * word(at.outputRowStride);
   storeRow(p.output + (<usize>element << p.shift), line, p.valueDepth, p.dtype);
   if (p.lse) {
-    const row = (batch * p.queryHeads + head) * p.queries + i;
     // Of a total of 0 or NaN there is no logarithm.
     const logTotal: f32 = total > 0 ? log(total) : total === 0 ? -Infinity : total;
-    store<f32>(p.lse + (row << 2), total === 0 ? -Infinity : maximum + logTotal);
+    store<f32>(p.lse + (rowIndex(r) << 2), total === 0 ? -Infinity : maximum + logTotal);
   }
 }
 
