@@ -11,6 +11,7 @@ import {
   prefillPlace,
   prefillUniforms,
   problemUniforms,
+  queryPlace,
   type RowExtras,
   rowExtras,
   scoreFunctions,
@@ -109,8 +110,8 @@ export function matrixBytes(tile: MatrixTile, depth: number, valueDepth: number)
  *
  * Measured on an H100 through Dawn, where all workgroups on a multiprocessor share 52 KB: tiles of
  * 16 keys leave room for a second workgroup, or for 8 subgroups; 32 keys took twice as long. Batch
- * 1, 32 heads, 4096 queries and keys, depth 128: 8 subgroups 1201 µs, 4 subgroups 1325; causal 972
- * and 845, since more of a larger tile is masked; depth 64 1208 and 659.
+ * 1, 32 heads, 4096 queries and keys, depth 128: 8 subgroups 1201 µs, 4 subgroups 1325; depth 64
+ * 1208 and 659; causal, with heads in turn, 796 and 739, since more of a larger tile is masked.
  */
 export function matrixTile(
   problem: AttentionProblem,
@@ -360,7 +361,7 @@ export function matrixText(flags: KernelFlags, tile: MatrixTile, extras: RowExtr
     let tile_row = i / ${count}u;
     var words = vec4<u32>();
     if (first_row + tile_row < rows) {
-      words = query[query_place(batch, kv_head, first_row + tile_row) + ${first}u + i % ${count}u];
+      words = query[query_place(batch, kv_head, first_row + tile_row) / ${halves}u + ${first}u + i % ${count}u];
     }
     scores[tile_row % GROUP_ROWS * SCORE_STRIDE + tile_row / GROUP_ROWS * SCORE_BLOCK + i % ${count}u] = words;
   }
@@ -388,6 +389,7 @@ ${bindings(
 )}
 ${positions(flags)}
 ${prefillPlace}
+${queryPlace}
 ${scoreUnits(false)}
 ${scoreFunctions(flags)}
 
@@ -444,12 +446,6 @@ fn cleaned(words: vec4<u32>, key: i32, begin: i32, end: i32) -> vec4<u32> {
   let removed = not_finite(words);
   if (any(removed != vec4<u32>())) { atomicStore(&not_finite_values, 1u); }
   return words ^ removed;
-}
-/// Where a row's query begins, in units; rows of all the heads of a group count on.
-fn query_place(batch: u32, kv_head: u32, row: u32) -> u32 {
-  let head = kv_head * (uniforms.queryHeads / uniforms.kvHeads) + row / uniforms.queries;
-  return (batch * uniforms.queryBatch + head * uniforms.queryHead
-    + row % uniforms.queries * uniforms.queryRow) / ${halves}u;
 }
 
 @compute @workgroup_size(LANES)

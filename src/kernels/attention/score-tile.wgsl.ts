@@ -1,4 +1,4 @@
-import { each, fetches, type KernelFlags, loads, loop } from "./snippets.wgsl.ts";
+import { each, fetches, type KernelFlags, loads, loop, queryPlace } from "./snippets.wgsl.ts";
 
 // The block of scores that a workgroup of the prefill and scores kernels computes at a time: query
 // rows × keys, as a product of two matrices blocked in registers.
@@ -80,6 +80,7 @@ ${loads("query", dtype, widths.query, depth)}
 ${fetches("query", dtype, widths.query)}
 ${loads("key", dtype, widths.key, depth)}
 ${fetches("key", dtype, widths.key)}
+${queryPlace}
 
 const LANES = ${tile.lanes}u;
 const COLUMNS = ${tile.columns}u;
@@ -93,11 +94,6 @@ const KEY_QUADS = ${sizes.keys / 4}u;
 const KEY_TILE = ${sizes.rows * sizes.chunkQuads}u; // where keys begin in staged, after the queries
 const TURN = ${sizes.chunkQuads > 4 ? 1 : 2}u;
 
-/// Where a query row of the tile begins; rows of all the heads of a group count on.
-fn query_place(batch: u32, kv_head: u32, row: u32) -> u32 {
-  let head = kv_head * (uniforms.queryHeads / uniforms.kvHeads) + row / uniforms.queries;
-  return batch * uniforms.queryBatch + head * uniforms.queryHead + row % uniforms.queries * uniforms.queryRow;
-}
 /// Stages four elements of four rows of which there are \`quads\` quads.
 fn stage(place: u32, quads: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
   staged[place] = vec4<f32>(a.x, b.x, c.x, d.x);

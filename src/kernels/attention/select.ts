@@ -109,7 +109,7 @@ const rules: readonly Rule[] = [
     reason: "few query rows, K and V read once",
   },
   {
-    // H100, 32 heads, 4096 queries and keys of depth 128: 1201 µs against 12,334 for prefill-large.
+    // H100, 32 heads, 4096 queries and keys of depth 128: 1183 µs; prefill-large takes 7570 of float32.
     when: (_, { matrixShapes }) => matrixShapes.length > 0,
     variants: ["prefill-matrix"],
     reason: "many query rows of halves: on matrix units",

@@ -261,6 +261,17 @@ fn row_tile_and_head(number: u32) -> vec2<u32> {
 }`;
 
 /**
+ * Where a query row of a key/value head's group begins, in elements; rows of all its heads count on.
+ *
+ *     fn query_place(batch: u32, kv_head: u32, row: u32) -> u32
+ */
+export const queryPlace = `
+fn query_place(batch: u32, kv_head: u32, row: u32) -> u32 {
+  let head = kv_head * (uniforms.queryHeads / uniforms.kvHeads) + row / uniforms.queries;
+  return batch * uniforms.queryBatch + head * uniforms.queryHead + row % uniforms.queries * uniforms.queryRow;
+}`;
+
+/**
  * The bindings of group 0: the tensors present, in the order of `tensors`, then the uniforms.
  *
  * @param elements WGSL element type of each tensor that is present.
@@ -291,6 +302,10 @@ const bothHalves = (dtype: AttentionDType, word: string): string =>
   dtype === "float16"
     ? `unpack2x16float(${word})`
     : `vec2<f32>(bitcast<f32>(${word} << 16u), bitcast<f32>(${word} & 0xffff0000u))`;
+
+/** Two halves packed in each word of `words`, a `vec2<u32>`, widened to four floats. */
+const fourHalves = (dtype: AttentionDType, words: string): string =>
+  `vec4<f32>(${bothHalves(dtype, `${words}.x`)}, ${bothHalves(dtype, `${words}.y`)})`;
 
 /** One half of `array: array<u32>` at `element`, widened. */
 const oneHalf = (dtype: AttentionDType, array: string, element: string): string => {
@@ -329,19 +344,17 @@ fn load_${name}(row: u32, quad: u32) -> vec4<f32> {
   if (dtype === "float32")
     return `
 fn load_${name}(row: u32, quad: u32) -> vec4<f32> { return ${name}[(row >> 2u) + quad]; }`;
-  const widen = (words: string) =>
-    `vec4<f32>(${bothHalves(dtype, `${words}.x`)}, ${bothHalves(dtype, `${words}.y`)})`;
   if (width === 4)
     return `
 fn load_${name}(row: u32, quad: u32) -> vec4<f32> {
   let words = ${name}[(row >> 2u) + quad];
-  return ${widen("words")};
+  return ${fourHalves(dtype, "words")};
 }`;
   return `
 fn load_${name}(row: u32, quad: u32) -> vec4<f32> {
   let unit = ${name}[(row >> 3u) + (quad >> 1u)];
   let words = select(unit.xy, unit.zw, (quad & 1u) == 1u);
-  return ${widen("words")};
+  return ${fourHalves(dtype, "words")};
 }
 fn fetch_${name}(row: u32, unit: u32) -> vec4<u32> { return ${name}[(row >> 3u) + unit]; }`;
 }
@@ -361,16 +374,12 @@ fn widened_${name}(quad: vec4<f32>) -> vec4<f32> { return quad; }`;
   return `
 alias ${name}_quad = vec2<u32>;
 fn fetch_${name}(row: u32, quad: u32) -> vec2<u32> { return ${name}[(row >> 2u) + quad]; }
-fn widened_${name}(words: vec2<u32>) -> vec4<f32> {
-  return vec4<f32>(${bothHalves(dtype, "words.x")}, ${bothHalves(dtype, "words.y")});
-}`;
+fn widened_${name}(words: vec2<u32>) -> vec4<f32> { return ${fourHalves(dtype, "words")}; }`;
 }
 
 /** Two halves packed in each word of `words: vec2<u32>`, widened to four floats. */
 export const widenWords = (dtype: AttentionDType): string => `
-fn widen(words: vec2<u32>) -> vec4<f32> {
-  return vec4<f32>(${bothHalves(dtype, "words.x")}, ${bothHalves(dtype, "words.y")});
-}`;
+fn widen(words: vec2<u32>) -> vec4<f32> { return ${fourHalves(dtype, "words")}; }`;
 
 const float16Bits = `
 fn float16_bits(values: vec4<f32>) -> vec4<u32> {

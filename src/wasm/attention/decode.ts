@@ -20,6 +20,7 @@ import {
   storePartial,
   valueAddress,
   valueStride,
+  widenRows,
 } from "./rows";
 
 export function decodeTile(split: u32): void {
@@ -51,8 +52,7 @@ export function decodeTile(split: u32): void {
         let k = keyAddress(head, j + i);
         let stride = keyStride(j);
         if (p.dtype !== 0 || p.depth !== p.paddedDepth) {
-          widenRows(p.keyBlock, k, stride, m, p.depth, p.paddedDepth);
-          k = p.keyBlock;
+          k = widenRows(p.keyBlock, k, stride, m, p.depth, p.paddedDepth);
           stride = rowBytes;
         }
         const last = r + headRows;
@@ -75,8 +75,7 @@ export function decodeTile(split: u32): void {
         let v = valueAddress(head, j + i);
         let stride = valueStride(j);
         if (p.dtype !== 0 || p.valueDepth !== p.paddedValueDepth) {
-          widenRows(p.valueBlock, v, stride, m, p.valueDepth, p.paddedValueDepth);
-          v = p.valueBlock;
+          v = widenRows(p.valueBlock, v, stride, m, p.valueDepth, p.paddedValueDepth);
           stride = sumBytes;
         }
         const last = r + headRows;
@@ -99,11 +98,6 @@ export function decodeTile(split: u32): void {
       finishRow(r, line, load<f32>(p.maxima + (r << 2)), load<f32>(p.totals + (r << 2)));
   }
   if (p.splits > 1) arrive();
-}
-
-function widenRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padded: u32): void {
-  for (let i: u32 = 0; i < n; i++)
-    widenRow(to + i * (padded << 2), from + i * stride, width, padded, p.dtype);
 }
 
 /** Products of one query with `n` keys; up to three more are written past them. */

@@ -27,6 +27,7 @@ import {
   storePartial,
   valueAddress,
   valueStride,
+  widenRows,
 } from "./rows";
 
 export function prefillTile(split: u32): void {
@@ -52,7 +53,7 @@ export function prefillTile(split: u32): void {
         v = valueAddress(kvHead, j);
         vStride = valueStride(j);
         if (p.dtype !== 0 || vStride !== p.valueDepth << 2) {
-          v = copyRows(p.valueBlock, v, vStride, n, p.valueDepth, p.paddedValueDepth);
+          v = widenRows(p.valueBlock, v, vStride, n, p.valueDepth, p.paddedValueDepth);
           vStride = p.paddedValueDepth << 2;
         }
       }
@@ -116,13 +117,7 @@ export function keyRows(j: u32, n: u32): usize {
   const from = keyAddress(kvHead, j);
   const stride = keyStride(j);
   if (p.dtype === 0 && p.depth === p.paddedDepth && stride === p.depth << 2) return from;
-  return copyRows(p.keyBlock, from, stride, n, p.depth, p.paddedDepth);
-}
-
-function copyRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padded: u32): usize {
-  for (let i: u32 = 0; i < n; i++)
-    widenRow(to + i * (padded << 2), from + i * stride, width, padded, p.dtype);
-  return to;
+  return widenRows(p.keyBlock, from, stride, n, p.depth, p.paddedDepth);
 }
 
 /** Of the keys from `j` to `next`: 0 if no row of the panel may see any, 2 if every row sees all. */

@@ -1,7 +1,7 @@
 // What query rows may see, where they lie, and what becomes of them in the end.
 
 import * as at from "../layout";
-import { exp1, load1, log, round1, storeRow, tanh, splat } from "../simd";
+import { exp1, load1, log, round1, storeRow, tanh, splat, widenRow } from "../simd";
 import * as p from "./problem";
 
 let batch: u32 = 0;
@@ -89,6 +89,13 @@ export function queryAddress(r: u32): usize {
     headOf(r) * word(at.queryHeadStride) +
     queryOf(r) * word(at.queryRowStride);
   return p.query + (<usize>element << p.shift);
+}
+
+/** Copies `n` rows of keys or values, of the problem's dtype, as floats padded with zeros. Returns `to`. */
+export function widenRows(to: usize, from: usize, stride: u32, n: u32, width: u32, padded: u32): usize {
+  for (let i: u32 = 0; i < n; i++)
+    widenRow(to + i * (padded << 2), from + i * stride, width, padded, p.dtype);
+  return to;
 }
 
 /** Row `r` among all rows of all batches and heads. */
