@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { CPUDevice } from "../../src/devices/cpu/device.ts";
 import { threadStarter } from "../../src/devices/cpu/threads.ts";
 import type { AnyKernel } from "../../src/devices/kernel.ts";
-import { type DeviceTensor, type Tensor, tensor } from "../../src/index.ts";
+import { attention, type DeviceTensor, type Tensor, tensor } from "../../src/index.ts";
 import { attentionCPU } from "../../src/kernels/attention/cpu-kernel.ts";
 import type { AttentionOutput } from "../../src/kernels/attention/problem.ts";
 import { toFloat64 } from "../../src/kernels/attention/reference.ts";
@@ -180,6 +180,29 @@ for (const { title, ...options } of cpuVariants) {
     test("attention, large", async () => {
       for (const attention of largeCases)
         assertCase(attention, await runOnCPU(device, attention), "cpu");
+    });
+
+    test("attention, sums of thousands of small weights beside large ones", async () => {
+      const { normal } = random();
+      const keys = Float32Array.from({ length: 12_288 }, normal);
+      const query = tensor(new Float32Array(9).fill(3.3), [9, 1]);
+      let total = 0;
+      let sum = 0;
+      for (const key of keys) {
+        const weight = Math.exp(Math.fround(3.3) * key);
+        total += weight;
+        sum += weight * key;
+      }
+      for (const width of [1, 8, 10]) {
+        const values = Float32Array.from(
+          { length: keys.length * width },
+          (_, i) => keys[Math.floor(i / width)]!,
+        );
+        const value = tensor(values, [keys.length, width]);
+        const output = await attention(query, tensor(keys, [keys.length, 1]), value, { device });
+        const expected = new Float64Array(9 * width).fill(sum / total);
+        assertClose("output", output, expected, { absolute: 1e-5, relative: 0 });
+      }
     });
 
     test("attention with scores and weights", async () => {

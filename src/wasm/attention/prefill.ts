@@ -318,8 +318,8 @@ function softmax(panel: u32, j: u32, n: u32, all: bool): void {
   const rescale1 = exp(f32x4.sub(before1, most1));
   v128.store(p.rescales + (panel << 5), rescale0);
   v128.store(p.rescales + (panel << 5), rescale1, 16);
-  let total0 = f32x4.mul(v128.load(totals), rescale0);
-  let total1 = f32x4.mul(v128.load(totals, 16), rescale1);
+  let total0 = splat(0);
+  let total1 = splat(0);
   for (let s = p.weights; s < end; s += 32) {
     const weight0 = exp(f32x4.sub(v128.load(s), most0));
     const weight1 = exp(f32x4.sub(v128.load(s, 16), most1));
@@ -328,11 +328,14 @@ function softmax(panel: u32, j: u32, n: u32, all: bool): void {
     total0 = f32x4.add(total0, weight0);
     total1 = f32x4.add(total1, weight1);
   }
-  v128.store(totals, total0);
-  v128.store(totals, total1, 16);
+  v128.store(totals, fma(v128.load(totals), rescale0, total0));
+  v128.store(totals, fma(v128.load(totals, 16), rescale1, total1), 16);
 }
 
-/** Oᵀ of one panel: what it was, rescaled, and the weighted values of `n` keys. */
+/**
+ * Oᵀ of one panel: what it was, rescaled, and the weighted values of `n` keys. These are summed up first:
+ * one by one, small ones would be lost beside the sum of thousands.
+ */
 function addValues(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
   let rest = p.valueDepth;
   for (; rest >= 6; rest -= 6) {
@@ -354,20 +357,18 @@ function addValues(v: usize, stride: u32, n: u32, to: usize, rescales: usize): v
 }
 
 function addSix(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
-  const r0 = v128.load(rescales);
-  const r1 = v128.load(rescales, 16);
-  let a0 = f32x4.mul(v128.load(to), r0);
-  let b0 = f32x4.mul(v128.load(to, 16), r1);
-  let a1 = f32x4.mul(v128.load(to, 32), r0);
-  let b1 = f32x4.mul(v128.load(to, 48), r1);
-  let a2 = f32x4.mul(v128.load(to, 64), r0);
-  let b2 = f32x4.mul(v128.load(to, 80), r1);
-  let a3 = f32x4.mul(v128.load(to, 96), r0);
-  let b3 = f32x4.mul(v128.load(to, 112), r1);
-  let a4 = f32x4.mul(v128.load(to, 128), r0);
-  let b4 = f32x4.mul(v128.load(to, 144), r1);
-  let a5 = f32x4.mul(v128.load(to, 160), r0);
-  let b5 = f32x4.mul(v128.load(to, 176), r1);
+  let a0 = splat(0);
+  let b0 = splat(0);
+  let a1 = splat(0);
+  let b1 = splat(0);
+  let a2 = splat(0);
+  let b2 = splat(0);
+  let a3 = splat(0);
+  let b3 = splat(0);
+  let a4 = splat(0);
+  let b4 = splat(0);
+  let a5 = splat(0);
+  let b5 = splat(0);
   const end = p.weights + (n << 5);
   for (let w = p.weights; w < end; w += 32, v += stride) {
     const a = v128.load(w);
@@ -391,31 +392,31 @@ function addSix(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void
     a5 = fma(x, a, a5);
     b5 = fma(x, b, b5);
   }
-  v128.store(to, a0);
-  v128.store(to, b0, 16);
-  v128.store(to, a1, 32);
-  v128.store(to, b1, 48);
-  v128.store(to, a2, 64);
-  v128.store(to, b2, 80);
-  v128.store(to, a3, 96);
-  v128.store(to, b3, 112);
-  v128.store(to, a4, 128);
-  v128.store(to, b4, 144);
-  v128.store(to, a5, 160);
-  v128.store(to, b5, 176);
+  const r0 = v128.load(rescales);
+  const r1 = v128.load(rescales, 16);
+  v128.store(to, fma(v128.load(to), r0, a0));
+  v128.store(to, fma(v128.load(to, 16), r1, b0), 16);
+  v128.store(to, fma(v128.load(to, 32), r0, a1), 32);
+  v128.store(to, fma(v128.load(to, 48), r1, b1), 48);
+  v128.store(to, fma(v128.load(to, 64), r0, a2), 64);
+  v128.store(to, fma(v128.load(to, 80), r1, b2), 80);
+  v128.store(to, fma(v128.load(to, 96), r0, a3), 96);
+  v128.store(to, fma(v128.load(to, 112), r1, b3), 112);
+  v128.store(to, fma(v128.load(to, 128), r0, a4), 128);
+  v128.store(to, fma(v128.load(to, 144), r1, b4), 144);
+  v128.store(to, fma(v128.load(to, 160), r0, a5), 160);
+  v128.store(to, fma(v128.load(to, 176), r1, b5), 176);
 }
 
 function addFour(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
-  const r0 = v128.load(rescales);
-  const r1 = v128.load(rescales, 16);
-  let a0 = f32x4.mul(v128.load(to), r0);
-  let b0 = f32x4.mul(v128.load(to, 16), r1);
-  let a1 = f32x4.mul(v128.load(to, 32), r0);
-  let b1 = f32x4.mul(v128.load(to, 48), r1);
-  let a2 = f32x4.mul(v128.load(to, 64), r0);
-  let b2 = f32x4.mul(v128.load(to, 80), r1);
-  let a3 = f32x4.mul(v128.load(to, 96), r0);
-  let b3 = f32x4.mul(v128.load(to, 112), r1);
+  let a0 = splat(0);
+  let b0 = splat(0);
+  let a1 = splat(0);
+  let b1 = splat(0);
+  let a2 = splat(0);
+  let b2 = splat(0);
+  let a3 = splat(0);
+  let b3 = splat(0);
   const end = p.weights + (n << 5);
   for (let w = p.weights; w < end; w += 32, v += stride) {
     const a = v128.load(w);
@@ -433,23 +434,23 @@ function addFour(v: usize, stride: u32, n: u32, to: usize, rescales: usize): voi
     a3 = fma(x, a, a3);
     b3 = fma(x, b, b3);
   }
-  v128.store(to, a0);
-  v128.store(to, b0, 16);
-  v128.store(to, a1, 32);
-  v128.store(to, b1, 48);
-  v128.store(to, a2, 64);
-  v128.store(to, b2, 80);
-  v128.store(to, a3, 96);
-  v128.store(to, b3, 112);
+  const r0 = v128.load(rescales);
+  const r1 = v128.load(rescales, 16);
+  v128.store(to, fma(v128.load(to), r0, a0));
+  v128.store(to, fma(v128.load(to, 16), r1, b0), 16);
+  v128.store(to, fma(v128.load(to, 32), r0, a1), 32);
+  v128.store(to, fma(v128.load(to, 48), r1, b1), 48);
+  v128.store(to, fma(v128.load(to, 64), r0, a2), 64);
+  v128.store(to, fma(v128.load(to, 80), r1, b2), 80);
+  v128.store(to, fma(v128.load(to, 96), r0, a3), 96);
+  v128.store(to, fma(v128.load(to, 112), r1, b3), 112);
 }
 
 function addTwo(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
-  const r0 = v128.load(rescales);
-  const r1 = v128.load(rescales, 16);
-  let a0 = f32x4.mul(v128.load(to), r0);
-  let b0 = f32x4.mul(v128.load(to, 16), r1);
-  let a1 = f32x4.mul(v128.load(to, 32), r0);
-  let b1 = f32x4.mul(v128.load(to, 48), r1);
+  let a0 = splat(0);
+  let b0 = splat(0);
+  let a1 = splat(0);
+  let b1 = splat(0);
   const end = p.weights + (n << 5);
   for (let w = p.weights; w < end; w += 32, v += stride) {
     const a = v128.load(w);
@@ -461,21 +462,23 @@ function addTwo(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void
     a1 = fma(x, a, a1);
     b1 = fma(x, b, b1);
   }
-  v128.store(to, a0);
-  v128.store(to, b0, 16);
-  v128.store(to, a1, 32);
-  v128.store(to, b1, 48);
+  const r0 = v128.load(rescales);
+  const r1 = v128.load(rescales, 16);
+  v128.store(to, fma(v128.load(to), r0, a0));
+  v128.store(to, fma(v128.load(to, 16), r1, b0), 16);
+  v128.store(to, fma(v128.load(to, 32), r0, a1), 32);
+  v128.store(to, fma(v128.load(to, 48), r1, b1), 48);
 }
 
 function addOne(v: usize, stride: u32, n: u32, to: usize, rescales: usize): void {
-  let a0 = f32x4.mul(v128.load(to), v128.load(rescales));
-  let b0 = f32x4.mul(v128.load(to, 16), v128.load(rescales, 16));
+  let a0 = splat(0);
+  let b0 = splat(0);
   const end = p.weights + (n << 5);
   for (let w = p.weights; w < end; w += 32, v += stride) {
     const x = v128.load32_splat(v);
     a0 = fma(x, v128.load(w), a0);
     b0 = fma(x, v128.load(w, 16), b0);
   }
-  v128.store(to, a0);
-  v128.store(to, b0, 16);
+  v128.store(to, fma(v128.load(to), v128.load(rescales), a0));
+  v128.store(to, fma(v128.load(to, 16), v128.load(rescales, 16), b0), 16);
 }
