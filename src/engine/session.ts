@@ -59,7 +59,7 @@ export class InferenceSession {
 }
 
 /** Lengths between which kernels switch variants. */
-const probeLengths = [1, 2, 4, 8, 32, 1024, 16384];
+const probeLengths = [1, 2, 4, 8, 16, 32, 64, 128, 1024, 16384];
 
 /**
  * Values to record with: every combination for up to three names; for more, every combination of each two,

@@ -315,7 +315,8 @@ describe("attention's plan", () => {
     test(`a prefill is one dispatch and allocates nothing: ${adapter}`, async () => {
       for (const of of [
         shapes(1, 1, 1, 64, 64),
-        shapes(2, 8, 8, 100, 1000),
+        shapes(1, 12, 12, 512, 512),
+        shapes(2, 8, 8, 300, 1000),
         shapes(1, 32, 8, 512, 4096),
         shapes(1, 8, 1, 33, 77),
       ])
@@ -336,13 +337,17 @@ describe("attention's plan", () => {
           }
     });
 
-    test(`a decode allocates the partials of its splits, if there are several: ${adapter}`, async () => {
-      for (const [batch, queryHeads, kvHeads, queries, kv] of [
-        [1, 1, 1, 1, 1],
-        [1, 1, 1, 1, 400_000],
-        [1, 32, 8, 1, 4096],
-        [3, 8, 8, 2, 1000],
-        [64, 32, 8, 1, 512],
+    test(`few rows over many keys allocate the partials of splits, if there are several: ${adapter}`, async () => {
+      for (const [kernel, batch, queryHeads, kvHeads, queries, kv] of [
+        ["attention_decode", 1, 1, 1, 1, 1],
+        ["attention_decode", 1, 1, 1, 1, 400_000],
+        ["attention_decode", 1, 32, 8, 1, 4096],
+        ["attention_decode", 3, 8, 8, 2, 1000],
+        ["attention_decode", 64, 32, 8, 1, 512],
+        ["attention_prefill", 1, 1, 1, 16, 400_000],
+        ["attention_prefill", 1, 32, 8, 64, 4096],
+        ["attention_prefill", 3, 8, 8, 100, 1000],
+        ["attention_prefill", 64, 32, 8, 64, 512],
       ] as const) {
         const of = shapes(batch, queryHeads, kvHeads, queries, kv);
         const model = await planning(of, capabilities);
@@ -351,10 +356,10 @@ describe("attention's plan", () => {
         const temporaries = buffers.filter(({ role }) => role === "temporary");
         const kernels = steps.map(({ kernel }) => kernel);
         if (temporaries.length === 0) {
-          assert.deepEqual(kernels, ["attention_decode"]);
+          assert.deepEqual(kernels, [kernel]);
           continue;
         }
-        assert.deepEqual(kernels, ["attention_decode", "attention_merge"]);
+        assert.deepEqual(kernels, [kernel, "attention_merge"]);
         // For each row and split: an output that is not divided yet, and a maximum and a sum.
         const rows = batch * queryHeads * queries;
         const [statistics, partials] = temporaries
@@ -365,8 +370,10 @@ describe("attention's plan", () => {
         assert.equal(partials, rows * splits * 40 * 4);
         assert.equal(temporaryBytes, statistics + partials);
       }
-      const long = (await planning(shapes(1, 1, 1, 1, 400_000), capabilities)).plan();
-      assert.lengthOf(long.steps, 2, "a single head over many keys is split");
+      for (const queries of [1, 16, 64, 100]) {
+        const long = (await planning(shapes(1, 1, 1, queries, 400_000), capabilities)).plan();
+        assert.lengthOf(long.steps, 2, "a single head over many keys is split");
+      }
     });
 
     test(`explain() tells the variant and why: ${adapter}`, async () => {

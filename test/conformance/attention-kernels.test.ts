@@ -77,13 +77,14 @@ function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): Atten
     const { tile } = choice;
     const lanes = tile.exchange === "subgroups" ? 128 : 64;
     const smallTile = { ...tile, rows: Math.min(tile.rows, rows), keysInFlight: 4, lanes };
-    return { ...choice, splits, ...(small && { tile: smallTile, mergeLanes: 64 }) };
+    return { ...choice, splits, ...(small && { tile: smallTile }) };
   }
-  if (choice.kernel !== "prefill" || !small) return choice;
+  if (choice.kernel !== "prefill" || !small) return { ...choice, splits };
   // No number grows, so that it fits where the choice did.
   const { lanes, columns, valueKeys } = choice.tile;
   return {
     ...choice,
+    splits,
     tile: {
       ...choice.tile,
       lanes: Math.min(lanes, 4 * columns),
@@ -273,6 +274,44 @@ describe("attention: the choice of a kernel", () => {
     assert.equal(selectAttention(sizes, portableCapabilities).variant, "prefill");
     const few = problem({ queries: 128, kv: 128 });
     assert.equal(selectAttention(few, large).variant, "prefill-small");
+  });
+
+  test("some query rows: tiles that they fill", () => {
+    const variant = (queries: number) =>
+      selectAttention(problem({ heads: 8, queries, kv: 8192 }), large).variant;
+    assert.equal(variant(8), "decode");
+    assert.equal(variant(9), "prefill-small");
+    assert.equal(variant(32), "prefill-small");
+    assert.equal(variant(33), "prefill");
+    assert.equal(variant(64), "prefill");
+    assert.equal(variant(65), "prefill-large");
+  });
+
+  test("few tiles of query rows, many keys: prefill, split until the device is full", () => {
+    const chunk = selectAttention(problem({ heads: 8, group: 4, queries: 64, kv: 32768 }), large);
+    assert.equal(chunk.variant, "prefill-large");
+    // 2 tiles of 128 rows for each of 8 heads, of the 132 that the device runs at once.
+    assert.equal(chunk.splits, 8);
+    // Two shares of 256 keys.
+    assert.equal(selectAttention(problem({ queries: 100, kv: 600 }), large).splits, 2);
+    for (const [queries, kv] of [
+      [100, 399],
+      [1024, 1024],
+      [4096, 16383],
+    ] as const)
+      assert.equal(selectAttention(problem({ queries, kv }), large).splits, 1, `${queries} ${kv}`);
+  });
+
+  test("a sum takes at most 2^18 keys, where the partials' binding allows", () => {
+    const many = (kv: number) => problem({ heads: 32, queries: 4096, kv, depth: 64 });
+    const splits = (kv: number, bindingBytes: number) =>
+      selectAttention(many(kv), { ...large, bindingBytes }).splits;
+    assert.equal(splits(2 ** 18, 2 ** 31), 1);
+    assert.equal(splits(2 ** 18 + 1, 2 ** 31), 2);
+    assert.equal(splits(2 ** 20, 2 ** 31), 4);
+    const bytesOfSplit = 32 * 4096 * 64 * 4;
+    assert.equal(splits(2 ** 20, 3 * bytesOfSplit), 3);
+    assert.equal(splits(2 ** 20, bytesOfSplit - 1), 1);
   });
 
   test("every depth has a tile within the limits, of every variant", () => {

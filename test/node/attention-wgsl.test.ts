@@ -46,16 +46,20 @@ interface Case {
   readonly depth: number;
   readonly valueDepth: number;
   readonly group: number;
+  readonly keys: number;
   readonly options: AttentionOptions<TensorShape>;
 }
 
+/** Keys of one split, and of several. */
+const keyCounts = [20, 900];
+
 const dtypes = ["float32", "float16", "bfloat16"] as const;
-const mask = (dtype: DType): TensorShape => ({ dtype, shape: [1, 1, 7, 900] });
 const lengths: TensorShape = { dtype: "int32", shape: [2] };
 
 /** Every dtype, alignment and option, though not every combination. */
-function* cases(): Generator<Case> {
-  const plain = { depth: 64, valueDepth: 64, group: 1, options: {} };
+function* cases(keys: number): Generator<Case> {
+  const plain = { depth: 64, valueDepth: 64, group: 1, keys, options: {} };
+  const mask = (dtype: DType): TensorShape => ({ dtype, shape: [1, 1, 7, keys] });
   for (const dtype of dtypes) {
     for (const depth of [1, 4, 8, 20, 64, 80, 128, 131, 256, 512])
       yield { ...plain, dtype, depth, valueDepth: depth };
@@ -75,13 +79,13 @@ function* cases(): Generator<Case> {
 
 /** What recording enqueues. */
 function launches(
-  { dtype, depth, valueDepth, group, options }: Case,
+  { dtype, depth, valueDepth, group, keys, options }: Case,
   capabilities: Capabilities,
   variant: string | undefined,
 ): (readonly [AnyKernel, readonly string[], Launch])[] {
   const query = { dtype, shape: [2, 2 * group, 7, depth] };
-  const key = { dtype, shape: [2, 2, 900, depth] };
-  const value = { dtype, shape: [2, 2, 900, valueDepth] };
+  const key = { dtype, shape: [2, 2, keys, depth] };
+  const value = { dtype, shape: [2, 2, keys, valueDepth] };
   const { problem, outputShapes } = resolveAttention(
     "attention",
     query,
@@ -150,12 +154,14 @@ describe("attention's WGSL compiles", () => {
     ];
     for (const depth of [16, 48, 64, 112, 128])
       for (const valueDepth of [depth, 32])
-        for (const option of options) {
-          const one = { dtype: "float16" as const, depth, valueDepth, group: 1, options: option };
-          for (const [kernel, , { wgsl }] of launches(one, matrixUnits, "prefill-matrix"))
-            if (kernel.name === "attention_prefill_matrix") modules.add(wgsl);
-        }
-    assert.isAtLeast(modules.size, 20);
+        for (const option of options)
+          for (const keys of keyCounts) {
+            const plain = { dtype: "float16" as const, depth, valueDepth, group: 1, keys };
+            const one = { ...plain, options: option };
+            for (const [kernel, , { wgsl }] of launches(one, matrixUnits, "prefill-matrix"))
+              if (kernel.name === "attention_prefill_matrix") modules.add(wgsl);
+          }
+    assert.isAtLeast(modules.size, 40);
     for (const code of modules) {
       const { messages } = await device.gpuDevice.createShaderModule({ code }).getCompilationInfo();
       assert.deepEqual(
@@ -178,10 +184,11 @@ describe("attention's WGSL compiles", () => {
       if (lacks || same) continue;
       test(`${variant}, ${name}`, async () => {
         const texts = new Map<string, readonly [AnyKernel, readonly string[], Launch]>();
-        for (const one of cases())
-          for (const launch of launches(one, capabilities, variant))
-            texts.set(launch[2].wgsl, launch);
-        assert.isAtLeast(texts.size, 30);
+        for (const keys of keyCounts)
+          for (const one of cases(keys))
+            for (const launch of launches(one, capabilities, variant))
+              texts.set(launch[2].wgsl, launch);
+        assert.isAtLeast(texts.size, 60);
         const { limits } = device.gpuDevice;
         for (const launch of texts.values()) {
           const { wgsl: code, workgroupBytes = 0 } = launch[2];

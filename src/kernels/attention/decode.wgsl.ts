@@ -13,8 +13,9 @@ import {
   maskType,
   positions,
   problemUniforms,
-  type RowExtras,
+  remembered,
   rowExtras,
+  type SplitExtras,
   scoreFunctions,
   scoreUnits,
   stores,
@@ -46,10 +47,8 @@ import {
 // Grid: splits × packs × key/value heads × batches, folded into two axes. A split's keys are found
 // from the range that the pack may see, so that windows and lengths shrink every split alike.
 //
-// One split writes the output, and the log-sum-exp or `statistics` if wanted. More write, for
-// merge.wgsl.ts, with row = (batch · queryHeads + head) · queries + query:
-//   partials    [rows, splits, 4 · ceil(valueDepth / 4)] float32: Σ weight · value, not divided
-//   statistics  [rows, splits, 2] float32: the maximum (in the units of scores) and Σ weight
+// One split writes the output, and the log-sum-exp or `statistics` if wanted. More write partials for
+// merge.wgsl.ts (SplitExtras).
 
 /** How a workgroup is divided. */
 export interface DecodeTile {
@@ -98,6 +97,8 @@ export function decodeBytes(tile: DecodeTile, flags: KernelFlags): number {
   return 16 * (exchangeVectors + productVectors) + 8 * slots * tile.rows + 16;
 }
 
+const textOf = remembered(decodeText);
+
 const tensors = {
   query: "read",
   key: "read",
@@ -131,7 +132,7 @@ export const attentionDecode = defineKernel<
     const [x, y] = foldWorkgroups(workgroups, capabilities);
     const flags = kernelFlags(problem);
     return {
-      wgsl: decodeText(flags, tile, {
+      wgsl: textOf(flags, tile, {
         partials: partials !== undefined,
         lse: lse !== undefined,
         statistics: statistics !== undefined,
@@ -151,11 +152,7 @@ export const attentionDecode = defineKernel<
 });
 
 /** The module's text. */
-export function decodeText(
-  flags: KernelFlags,
-  tile: DecodeTile,
-  extras: RowExtras & { readonly partials?: boolean } = {},
-): string {
+export function decodeText(flags: KernelFlags, tile: DecodeTile, extras: SplitExtras = {}): string {
   const { dtype, depth, valueDepth, widths, mask, softcap, softmaxDtype } = flags;
   const { lanes, lanesPerKey, keysInFlight, exchange } = tile;
   const size = sizes(tile, flags);

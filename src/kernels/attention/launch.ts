@@ -22,9 +22,8 @@ const stages: readonly ScoreStage[] = ["scores", "softcappedScores", "biasedScor
  * fused kernel, a merge where the keys were split, and a kernel for each asked-for matrix of
  * scores.
  *
- * A prefill allocates nothing; a decode the partial results of its splits, where there are several;
- * a past its concatenation where `presentKey` or `presentValue` is not asked for; `weights` two
- * floats a row.
+ * What is allocated: partial results, where the keys are split; a past's concatenation, where
+ * `presentKey` or `presentValue` is not asked for; for `weights`, two floats a row.
  *
  * @param tensors Inputs, and those outputs that are wanted, `output` always.
  * @param variant The kernel to use; default, by {@link selectAttention}.
@@ -75,45 +74,45 @@ export function recordChoice<T extends TensorShape>(
   const variant = `${choice.variant} (${choice.reason})`;
   const rows = batch * queryHeads * queries;
   const rules = { ...(mask && { mask }), ...(kvLengths && { kvLengths }) };
-  const inputs = { query, key, value, ...rules };
-  const results = { output, ...(lse && { lse }) };
   // What `weights` are computed from.
   const statistics = tensors.weights && context.allocate("float32", [rows, 1, 2]);
   const extras = statistics && { statistics };
-  if (choice.kernel === "prefill") {
-    const { tile } = choice;
-    context.enqueue(
-      attentionPrefill,
-      { ...inputs, ...results, ...extras },
-      { problem, tile, variant },
-    );
-  } else if (choice.kernel === "prefill-matrix") {
-    const { tile } = choice;
+  const results = { output, ...(lse && { lse }) };
+
+  const { splits } = choice;
+  const parts =
+    splits > 1
+      ? {
+          partials: context.allocate("float32", [rows, splits, 4 * Math.ceil(valueDepth / 4)]),
+          statistics: context.allocate("float32", [rows, splits, 2]),
+        }
+      : undefined;
+  const inputs = { query, key, value, ...(kvLengths && { kvLengths }) };
+  const leaves = parts ?? { ...results, ...extras };
+  if (choice.kernel === "prefill-matrix")
     context.enqueue(
       attentionPrefillMatrix,
-      { query, key, value, ...(kvLengths && { kvLengths }), ...results, ...extras },
-      { problem, tile, variant },
+      { ...inputs, ...leaves },
+      { problem, tile: choice.tile, splits, variant },
     );
-  } else if (choice.splits === 1) {
-    const { tile } = choice;
+  else if (choice.kernel === "prefill")
+    context.enqueue(
+      attentionPrefill,
+      { ...inputs, ...(mask && { mask }), ...leaves },
+      { problem, tile: choice.tile, splits, variant },
+    );
+  else
     context.enqueue(
       attentionDecode,
-      { ...inputs, ...results, ...extras },
-      { problem, tile, splits: 1, variant },
+      { ...inputs, ...(mask && { mask }), ...leaves },
+      { problem, tile: choice.tile, splits, variant },
     );
-  } else {
-    const { tile, splits, mergeLanes } = choice;
-    const parts = {
-      partials: context.allocate("float32", [rows, splits, 4 * Math.ceil(valueDepth / 4)]),
-      statistics: context.allocate("float32", [rows, splits, 2]),
-    };
-    context.enqueue(attentionDecode, { ...inputs, ...parts }, { problem, tile, splits, variant });
+  if (parts)
     context.enqueue(
       attentionMerge,
       { ...parts, ...results, ...(statistics && { merged: statistics }) },
-      { problem, splits, lanes: mergeLanes, variant },
+      { problem, splits, variant },
     );
-  }
 
   for (const stage of stages) {
     const result = tensors[stage];

@@ -6,13 +6,14 @@ import {
   inQuarters,
   loadWidth,
   type RowExtras,
+  remembered,
   scoreUnits,
   stores,
   storeType,
   type Width,
 } from "./snippets.wgsl.ts";
 
-// Merge: adds up the splits of decode.wgsl.ts (or of a split prefill) by their log-sum-exp.
+// Merge: adds up the splits of a decode or prefill (SplitExtras) by their log-sum-exp.
 //
 // A workgroup owns a query row and 8 quads of its output, so that one row of many splits still
 // fills several workgroups. A lane holds one quad of every `groups`-th split; lanes of a group read
@@ -20,10 +21,12 @@ import {
 //
 // `merged` ([rows, 1, 2] float32) is what the statistics of the splits come to, for scores.wgsl.ts.
 //
-// Workgroup memory: an accumulator for each lane, and a float for each group. mergeBytes() counts
-// them.
+// Workgroup memory: an accumulator for each lane, and a float for each group.
 //
 // Grid: column tiles × rows, folded into two axes. Adapters: any.
+
+/** Invocations of a workgroup, a multiple of `columns`. */
+const lanes = 64;
 
 /** Quads of the output that a workgroup owns. */
 const columns = 8;
@@ -40,6 +43,8 @@ const uniformTypes = {
   outputRow: "u32",
 } as const;
 
+const textOf = remembered(mergeText);
+
 const tensors = {
   partials: "read",
   statistics: "read",
@@ -48,34 +53,26 @@ const tensors = {
   merged: "write?",
 } as const;
 
-/** Bytes of workgroup memory. */
-export const mergeBytes = (lanes: number): number => lanes * 16 + (lanes / columns) * 4;
-
-/** The merge kernel. `lanes` is a multiple of 8. */
+/** The merge kernel. */
 export const attentionMerge = defineKernel<
   typeof tensors,
   {
     readonly problem: AttentionProblem;
     readonly splits: number;
-    readonly lanes: number;
     readonly variant: string;
   }
 >({
   name: "attention_merge",
   tensors,
   uniforms: uniformTypes,
-  webgpu({
-    tensors: { lse, merged },
-    parameters: { problem, splits, lanes, variant },
-    capabilities,
-  }) {
+  webgpu({ tensors: { lse, merged }, parameters: { problem, splits, variant }, capabilities }) {
     const { batch, queryHeads, queries, dtype, valueDepth, strides } = problem;
     const columnTiles = Math.ceil(valueDepth / 4 / columns);
     const workgroups = columnTiles * batch * queryHeads * queries;
     const [x, y] = foldWorkgroups(workgroups, capabilities);
     const width = Math.min(4, loadWidth(dtype, valueDepth, strides.output)) as Width;
     return {
-      wgsl: mergeText(dtype, valueDepth, width, lanes, inQuarters(problem.mask?.dtype), {
+      wgsl: textOf(dtype, valueDepth, width, inQuarters(problem.mask?.dtype), {
         lse: lse !== undefined,
         statistics: merged !== undefined,
       }),
@@ -92,7 +89,7 @@ export const attentionMerge = defineKernel<
         outputHead: strides.output.head,
         outputRow: strides.output.row,
       },
-      workgroupBytes: mergeBytes(lanes),
+      workgroupBytes: lanes * 16 + (lanes / columns) * 4,
     };
   },
 });
@@ -102,7 +99,6 @@ export function mergeText(
   dtype: AttentionDType,
   valueDepth: number,
   width: Width,
-  lanes: number,
   quarters: boolean,
   extras: RowExtras = {},
 ): string {

@@ -8,12 +8,15 @@ import {
   kernelFlags,
   positions,
   prefillGrid,
+  prefillKeys,
+  prefillNumber,
   prefillPlace,
   prefillUniforms,
   problemUniforms,
   queryPlace,
-  type RowExtras,
+  remembered,
   rowExtras,
+  type SplitExtras,
   scoreFunctions,
   scoreUnits,
 } from "./snippets.wgsl.ts";
@@ -49,7 +52,9 @@ import {
 // checks that WebGPU adds make their strides dynamic, and compilers load them half by half. With
 // blocks side by side, powers of two long, the bits of an offset suffice for a proof.
 //
-// Grid: row tiles × key/value heads × batches, folded into two axes (prefillGrid).
+// A split, a share of the tile's keys, leaves partials for merge.wgsl.ts, as in prefill.wgsl.ts.
+//
+// Grid: row tiles × key/value heads × batches × splits, folded into two axes (prefillGrid).
 //
 // Adapters: subgroup matrices with float16 operands and float32 results, subgroups of one size.
 
@@ -71,6 +76,10 @@ export interface MatrixTile {
 const halves = 8;
 const floats = 4;
 
+/** Query rows of a tile. */
+export const matrixRows = ({ subgroups, matrices, shape }: MatrixTile): number =>
+  subgroups * matrices * shape.M;
+
 function sizes(tile: MatrixTile, depth: number, valueDepth: number) {
   const { subgroups, lanes, matrices, keys, shape } = tile;
   const groupRows = matrices * shape.M;
@@ -82,7 +91,7 @@ function sizes(tile: MatrixTile, depth: number, valueDepth: number) {
   const keyStride = depth / halves + 1;
   const valueStride = valueDepth / halves + 1;
   return {
-    rows: subgroups * groupRows,
+    rows: matrixRows(tile),
     groupRows,
     lanes: subgroups * lanes,
     lanesPerRow: lanes / groupRows,
@@ -152,30 +161,39 @@ export function matrixTile(
   return chosen;
 }
 
+const textOf = remembered(matrixText);
+
 const tensors = {
   query: "read",
   key: "read",
   value: "read",
   kvLengths: "read?",
-  output: "write",
+  output: "write?",
   lse: "write?",
+  partials: "write?",
   statistics: "write?",
 } as const;
 
 /** The prefill kernel on matrix units. Takes what {@link matrixTile} has a tile for. */
 export const attentionPrefillMatrix = defineKernel<
   typeof tensors,
-  { readonly problem: AttentionProblem; readonly tile: MatrixTile; readonly variant: string }
+  {
+    readonly problem: AttentionProblem;
+    readonly tile: MatrixTile;
+    readonly splits: number;
+    readonly variant: string;
+  }
 >({
   name: "attention_prefill_matrix",
   tensors,
   uniforms: prefillUniforms,
-  webgpu({ tensors: { lse, statistics }, parameters: { problem, tile, variant }, capabilities }) {
+  webgpu({ tensors: { lse, partials, statistics }, parameters, capabilities }) {
+    const { problem, tile, splits, variant } = parameters;
     const { depth, valueDepth } = problem;
-    const { rows } = sizes(tile, depth, valueDepth);
-    const { workgroups, uniforms } = prefillGrid(problem, rows, capabilities);
+    const { workgroups, uniforms } = prefillGrid(problem, matrixRows(tile), splits, capabilities);
     return {
-      wgsl: matrixText(kernelFlags(problem), tile, {
+      wgsl: textOf(kernelFlags(problem), tile, {
+        partials: partials !== undefined,
         lse: lse !== undefined,
         statistics: statistics !== undefined,
       }),
@@ -188,9 +206,10 @@ export const attentionPrefillMatrix = defineKernel<
 });
 
 /** The module's text. */
-export function matrixText(flags: KernelFlags, tile: MatrixTile, extras: RowExtras = {}): string {
+export function matrixText(flags: KernelFlags, tile: MatrixTile, extras: SplitExtras = {}): string {
   const { depth, valueDepth, softcap } = flags;
   const { M, N, K } = tile.shape;
+  const split = extras.partials === true;
   const size = sizes(tile, depth, valueDepth);
   const matrices = (statement: (m: number) => string) => each(tile.matrices, statement, " ");
 
@@ -381,8 +400,9 @@ ${bindings(
     key: "vec4<u32>",
     value: "vec4<u32>",
     kvLengths: flags.kvLengths ? "i32" : undefined,
-    output: "vec4<u32>",
+    output: split ? undefined : "vec4<u32>",
     lse: extras.lse ? "f32" : undefined,
+    partials: split ? "vec4<f32>" : undefined,
     statistics: extras.statistics ? "vec2<f32>" : undefined,
   },
   prefillUniforms,
@@ -454,8 +474,7 @@ fn main(
   @builtin(subgroup_id) subgroup: u32,
   @builtin(subgroup_invocation_id) invocation: u32,
 ) {
-  let number = workgroup.y * uniforms.gridWidth + workgroup.x;
-  if (number >= uniforms.workgroups) { return; }
+  ${prefillNumber(split)}
   let row_tile = row_tile_and_head(number).x;
   let head_of_all = row_tile_and_head(number).y;
   let first_row = row_tile * ROWS;
@@ -487,8 +506,7 @@ fn main(
   let one_head = first_row / uniforms.queries == last_row / uniforms.queries;
   let first_position = offset + i32(select(0u, first_row % uniforms.queries, one_head));
   let last_position = offset + i32(select(uniforms.queries - 1u, last_row % uniforms.queries, one_head));
-  let begin = first_key(first_position);
-  let end = end_key(last_position, limit);
+  ${prefillKeys(split, "KEYS")}
   let tiles = (max(0, end - begin) + KEYS - 1) / KEYS;
   let whole_begin = clamp((first_key(last_position) - begin + KEYS - 1) / KEYS, 0, tiles);
   let whole_end = clamp((end_key(first_position, limit) - begin) / KEYS, whole_begin, tiles);
@@ -549,11 +567,16 @@ fn main(
   ${addWeightedValues}
 
   ${acrossLanes("sum", total)}
-  let inverse = select(1.0 / sum, 0.0, sum <= 0.0);
+  ${split ? "" : "let inverse = select(1.0 / sum, 0.0, sum <= 0.0);"}
   let head = kv_head * group_heads + row / uniforms.queries;
   let head_row = row % uniforms.queries;
-  let output_place = (batch * uniforms.outputBatch + head * uniforms.outputHead
-    + head_row * uniforms.outputRow) / ${halves}u;
+  ${
+    split
+      ? `let result_row = ((batch * uniforms.queryHeads + head) * uniforms.queries + head_row) * uniforms.splits + split;
+  let partials_place = result_row * ${valueDepth / floats}u;`
+      : `let output_place = (batch * uniforms.outputBatch + head * uniforms.outputHead
+    + head_row * uniforms.outputRow) / ${halves}u;`
+  }
   ${turns(
     (turn, count) => `
   ${putOutput(turn, count)}
@@ -561,14 +584,20 @@ fn main(
   if (lane_row < rows) {
     for (var unit = part; unit < ${(count * N) / halves}u; unit += LANES_PER_ROW) {
       let place = block_row * SCORE_STRIDE + score_block + 2u * unit;
-      output[output_place + ${(turn * tile.keys) / halves}u + unit] = vec4<u32>(
+      ${
+        split
+          ? `let at = partials_place + ${(turn * tile.keys) / floats}u + 2u * unit;
+      partials[at] = bitcast<vec4<f32>>(scores[place]);
+      partials[at + 1u] = bitcast<vec4<f32>>(scores[place + 1u]);`
+          : `output[output_place + ${(turn * tile.keys) / halves}u + unit] = vec4<u32>(
         packed(bitcast<vec4<f32>>(scores[place]) * inverse),
-        packed(bitcast<vec4<f32>>(scores[place + 1u]) * inverse));
+        packed(bitcast<vec4<f32>>(scores[place + 1u]) * inverse));`
+      }
     }
   }`,
   )}
   if (lane_row < rows && part == 0u) {
-    let result_row = (batch * uniforms.queryHeads + head) * uniforms.queries + head_row;
+    ${split ? "" : "let result_row = (batch * uniforms.queryHeads + head) * uniforms.queries + head_row;"}
     ${rowExtras(extras, "result_row", "reference", "sum")}
   }
 
@@ -577,17 +606,29 @@ fn main(
     let position = offset + i32(head_row);
     for (var unit = 0u; unit < VALUE_UNITS; unit++) {
       if (unit % (SCORE_BLOCK / 2u) % LANES_PER_ROW != part) { continue; } // another lane's
-      var words = output[output_place + unit];
+      ${
+        split
+          ? `let at = partials_place + 2u * unit;
+      var words: vec4<u32>;
+      var low = partials[at];
+      var high = partials[at + 1u];`
+          : `var words = output[output_place + unit];
       var low = unpacked(words.xy);
-      var high = unpacked(words.zw);
-      for (var k = first_key(position); k < end_key(position, limit); k++) {
+      var high = unpacked(words.zw);`
+      }
+      for (var k = ${split ? "max(begin, first_key(position))" : "first_key(position)"}; k < ${split ? "min(end, end_key(position, limit))" : "end_key(position, limit)"}; k++) {
         let tile = (k - begin) / KEYS;
         if (tile >= whole_begin && tile < whole_end) { continue; }
         words = not_finite(value[value_head + u32(k) * value_row + unit]);
         low += unpacked(words.xy);
         high += unpacked(words.zw);
       }
-      output[output_place + unit] = vec4<u32>(packed(low), packed(high));
+      ${
+        split
+          ? `partials[at] = low;
+      partials[at + 1u] = high;`
+          : "output[output_place + unit] = vec4<u32>(packed(low), packed(high));"
+      }
     }
   }
 }`;

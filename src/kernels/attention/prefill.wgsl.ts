@@ -7,6 +7,7 @@ import {
   scoreStatements,
   scoreTileDeclarations,
   scoreTileSizes,
+  tileRows,
 } from "./score-tile.wgsl.ts";
 import {
   bindings,
@@ -22,11 +23,14 @@ import {
   maskType,
   positions,
   prefillGrid,
+  prefillKeys,
+  prefillNumber,
   prefillPlace,
   prefillUniforms,
   problemUniforms,
-  type RowExtras,
+  remembered,
   rowExtras,
+  type SplitExtras,
   scoreFunctions,
   scoreUnits,
   stores,
@@ -57,7 +61,11 @@ import {
 // Beside the output a row can leave its log-sum-exp, and as `statistics` ([rows, 1, 2] float32) its
 // maximum and sum of weights, for scores.wgsl.ts.
 //
-// Grid: row tiles × key/value heads × batches, folded into two axes (prefillGrid).
+// Where tiles of rows are too few to fill a GPU, or keys so many that float32 sums of them would lose too
+// much, a workgroup takes a split, a share of the tile's keys, and leaves partials for merge.wgsl.ts
+// (SplitExtras).
+//
+// Grid: row tiles × key/value heads × batches × splits, folded into two axes (prefillGrid).
 //
 // Adapters: any. Nothing beyond WebGPU's core is used; larger tiles want more workgroup memory.
 
@@ -96,31 +104,40 @@ export function prefillBytes(tile: PrefillTile, depth: number, valueDepth: numbe
   return 16 * (sizes(tile, depth, valueDepth).stagedVectors + 1);
 }
 
+const textOf = remembered(prefillText);
+
 const tensors = {
   query: "read",
   key: "read",
   value: "read",
   mask: "read?",
   kvLengths: "read?",
-  output: "write",
+  output: "write?",
   lse: "write?",
+  partials: "write?",
   statistics: "write?",
 } as const;
 
 /** The prefill kernel, tile by tile. */
 export const attentionPrefill = defineKernel<
   typeof tensors,
-  { readonly problem: AttentionProblem; readonly tile: PrefillTile; readonly variant: string }
+  {
+    readonly problem: AttentionProblem;
+    readonly tile: PrefillTile;
+    readonly splits: number;
+    readonly variant: string;
+  }
 >({
   name: "attention_prefill",
   tensors,
   uniforms: prefillUniforms,
-  webgpu({ tensors: { lse, statistics }, parameters: { problem, tile, variant }, capabilities }) {
+  webgpu({ tensors: { lse, partials, statistics }, parameters, capabilities }) {
+    const { problem, tile, splits, variant } = parameters;
     const { depth, valueDepth } = problem;
-    const { rows } = sizes(tile, depth, valueDepth);
-    const { workgroups, uniforms } = prefillGrid(problem, rows, capabilities);
+    const { workgroups, uniforms } = prefillGrid(problem, tileRows(tile), splits, capabilities);
     return {
-      wgsl: prefillText(kernelFlags(problem, 4), tile, {
+      wgsl: textOf(kernelFlags(problem, 4), tile, {
+        partials: partials !== undefined,
         lse: lse !== undefined,
         statistics: statistics !== undefined,
       }),
@@ -133,9 +150,14 @@ export const attentionPrefill = defineKernel<
 });
 
 /** The module's text. */
-export function prefillText(flags: KernelFlags, tile: PrefillTile, extras: RowExtras = {}): string {
+export function prefillText(
+  flags: KernelFlags,
+  tile: PrefillTile,
+  extras: SplitExtras = {},
+): string {
   const { dtype, depth, valueDepth, widths, mask, softcap, softmaxDtype } = flags;
   const { lanes, rowsPerLane, keysPerLane, unrolled } = tile;
+  const split = extras.partials === true;
   const size = sizes(tile, depth, valueDepth);
   const { columnsPerLane, rowVectors } = size;
   const scoring = scoreStatements(tile, depth);
@@ -158,6 +180,13 @@ export function prefillText(flags: KernelFlags, tile: PrefillTile, extras: RowEx
       ${each(rowVectors, (i) => `${shared}${i} = ${operator}(${shared}${i}, staged[(row_group * COLUMNS + c) * ${rowVectors}u + ${i}u]);`, "\n      ")}
     }`;
   const shared = (name: string, row: number) => `${name}${row >> 2}[${row & 3}]`;
+
+  // A lane's columns of a row, those that there are.
+  const stored = (statement: (quad: string, column: number) => string) =>
+    columns((c) => {
+      const quad = `column + COLUMNS * ${c}u`;
+      return `if (${quad} < VALUE_QUADS) { ${statement(quad, c)} }`;
+    });
 
   const valueUnits = tile.valueKeys * size.valueQuads;
   const fetchValues = (chunk: string) =>
@@ -215,8 +244,9 @@ ${bindings(
     value: loadType(dtype, widths.value),
     mask: maskType(mask),
     kvLengths: flags.kvLengths ? "i32" : undefined,
-    output: storeType(dtype, widths.output),
+    output: split ? undefined : storeType(dtype, widths.output),
     lse: extras.lse ? "f32" : undefined,
+    partials: split ? "vec4<f32>" : undefined,
     statistics: extras.statistics ? "vec2<f32>" : undefined,
   },
   prefillUniforms,
@@ -224,7 +254,7 @@ ${bindings(
 ${loads("value", dtype, widths.value, valueDepth)}
 ${fetches("value", dtype, widths.value)}
 ${halfBits(dtype, softmaxDtype)}
-${stores("output", dtype, widths.output, `${valueDepth}u`)}
+${split ? "" : stores("output", dtype, widths.output, `${valueDepth}u`)}
 ${scoreUnits(inQuarters(mask))}
 ${positions(flags)}
 ${prefillPlace}
@@ -259,8 +289,7 @@ fn seen_value(value: vec4<f32>, key: i32, begin: i32, end: i32) -> vec4<f32> {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let number = workgroup.y * uniforms.gridWidth + workgroup.x;
-  if (number >= uniforms.workgroups) { return; }
+  ${prefillNumber(split)}
   let row_tile = row_tile_and_head(number).x;
   let head_of_all = row_tile_and_head(number).y;
   let first_row = row_tile * TILE_ROWS;
@@ -280,8 +309,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let one_head = first_row / uniforms.queries == last_row / uniforms.queries;
   let first_position = offset + i32(select(0u, first_row % uniforms.queries, one_head));
   let last_position = offset + i32(select(uniforms.queries - 1u, last_row % uniforms.queries, one_head));
-  let begin = first_key(first_position);
-  let end = end_key(last_position, limit);
+  ${prefillKeys(split, "i32(TILE_KEYS)")}
   let begin_for_all = first_key(last_position);
   let end_for_all = end_key(first_position, limit);
 
@@ -353,14 +381,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   ${rows(
     (row) => `if (first_row + ${rowOfLane(row)} < rows) {
     let sum = ${shared("sums", row)};
-    let inverse = select(1.0 / sum, 0.0, sum <= 0.0);
+    ${split ? "" : "let inverse = select(1.0 / sum, 0.0, sum <= 0.0);"}
     let head = kv_head * group_heads + row${row} / uniforms.queries;
     let query = row${row} % uniforms.queries;
-    let place = batch * uniforms.outputBatch + head * uniforms.outputHead + query * uniforms.outputRow;
-    ${columns((c) => `if (column + COLUMNS * ${c}u < VALUE_QUADS) { store_output(place, column + COLUMNS * ${c}u, o${row}_${c} * inverse); }`)}
+    ${
+      split
+        ? `let row = ((batch * uniforms.queryHeads + head) * uniforms.queries + query) * uniforms.splits + split;
+    ${stored((quad, c) => `partials[row * VALUE_QUADS + ${quad}] = o${row}_${c};`)}
+    if (column == 0u) { ${rowExtras(extras, "row", `maximum${row}`, "sum")} }`
+        : `let place = batch * uniforms.outputBatch + head * uniforms.outputHead + query * uniforms.outputRow;
+    ${stored((quad, c) => `store_output(place, ${quad}, o${row}_${c} * inverse);`)}
     if (column == 0u) {
       let row = (batch * uniforms.queryHeads + head) * uniforms.queries + query;
       ${rowExtras(extras, "row", `maximum${row}`, "sum")}
+    }`
     }
   }`,
   )}

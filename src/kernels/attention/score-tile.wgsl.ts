@@ -33,13 +33,17 @@ export interface ScoreTile {
   readonly unrolled: boolean;
 }
 
+/** Query rows of a tile. */
+export const tileRows = ({ lanes, columns, rowsPerLane }: ScoreTile): number =>
+  (lanes / columns) * rowsPerLane;
+
 /** Sizes that follow from a tile and a depth. */
 export function scoreTileSizes(tile: ScoreTile, depth: number) {
   const rowGroups = tile.lanes / tile.columns;
   const depthQuads = Math.ceil(depth / 4);
   const chunks = Math.ceil(depthQuads / tile.chunkQuads);
   const chunkQuads = Math.ceil(depthQuads / chunks);
-  const rows = rowGroups * tile.rowsPerLane;
+  const rows = tileRows(tile);
   const keys = tile.columns * tile.keysPerLane;
   return {
     rowGroups,

@@ -1,11 +1,10 @@
 import type { Capabilities } from "../../devices/capabilities.ts";
 import { refuse } from "../../errors.ts";
 import { type DecodeTile, decodeBytes } from "./decode.wgsl.ts";
-import { mergeBytes } from "./merge.wgsl.ts";
 import { type PrefillTile, prefillBytes } from "./prefill.wgsl.ts";
-import { type MatrixTile, matrixTile } from "./prefill-matrix.wgsl.ts";
+import { type MatrixTile, matrixBytes, matrixRows, matrixTile } from "./prefill-matrix.wgsl.ts";
 import type { AttentionProblem } from "./problem.ts";
-import type { ScoreTile } from "./score-tile.wgsl.ts";
+import { type ScoreTile, tileRows } from "./score-tile.wgsl.ts";
 import { scoresBytes } from "./scores.wgsl.ts";
 import { type KernelFlags, kernelFlags } from "./snippets.wgsl.ts";
 
@@ -37,29 +36,28 @@ export function checkVariant(
 }
 
 /** A choice: the kernel, its tiles, and why. */
-export type AttentionChoice =
+export type AttentionChoice = KernelChoice & { readonly reason: string };
+
+type KernelChoice = {
+  /** Shares that the keys are cut into; each row's are merged where there are more than one. */
+  readonly splits: number;
+} & (
   | {
       readonly kernel: "prefill";
       readonly variant: PrefillVariant;
-      readonly reason: string;
       readonly tile: PrefillTile;
     }
   | {
       readonly kernel: "prefill-matrix";
       readonly variant: "prefill-matrix";
-      readonly reason: string;
       readonly tile: MatrixTile;
     }
   | {
       readonly kernel: "decode";
       readonly variant: DecodeVariant;
-      readonly reason: string;
       readonly tile: DecodeTile;
-      /** Shares that the keys are cut into; each row's are merged where there are more than one. */
-      readonly splits: number;
-      /** Invocations of a workgroup of the merge. */
-      readonly mergeLanes: number;
-    };
+    }
+);
 
 /**
  * Chooses the kernel for a problem.
@@ -104,7 +102,8 @@ const rules: readonly Rule[] = [
   {
     // H100: 51.3 µs against 52.9 with subgroups (float16, 32 heads, 8192 keys), 95.2 against 96.8
     // (float32), 59.5 against 63.7 (8 heads in groups of 4, 32,768 keys): barriers do not cost it.
-    when: isDecode,
+    // 8 rows of 32,768 keys, 8 heads: 80 µs against 111 on matrix units, and float32 134 against 165.
+    when: (problem) => rowsOf(problem) <= 8,
     variants: ["decode"],
     reason: "few query rows, K and V read once",
   },
@@ -114,8 +113,21 @@ const rules: readonly Rule[] = [
     variants: ["prefill-matrix"],
     reason: "many query rows of halves: on matrix units",
   },
+  // H100, float32, 8 heads, 32,768 keys of depth 128. 16 rows: 167 µs in small tiles, 239 by decode, 368
+  // in tiles of 64 rows; 32 rows: 304, 435, 371. Depth 64, 8192 keys, 64 rows: 58 in tiles of 64, 75 of
+  // 128, 86 in small ones.
   {
-    when: (problem) => prefillGrid(problem) >= 64,
+    when: (problem) => rowsOf(problem) <= 32,
+    variants: ["prefill-small", "prefill"],
+    reason: "some query rows: small tiles, which they fill",
+  },
+  {
+    when: (problem) => rowsOf(problem) <= 64,
+    variants: ["prefill", "prefill-small"],
+    reason: "some query rows: a tile of 64, which they fill",
+  },
+  {
+    when: (problem) => prefillGrid(problem) * worthwhileSplits(problem) >= 64,
     variants: ["prefill-large", "prefill"],
     reason: "many query rows: the largest tile of rows and keys that workgroup memory holds",
   },
@@ -126,15 +138,6 @@ const rules: readonly Rule[] = [
   },
 ];
 
-/**
- * Whether memory decides: at most 8 query rows read a key/value head; or somewhat more, over so
- * many keys that they must be split, since tiles of rows alone would not fill a device.
- */
-function isDecode(problem: AttentionProblem): boolean {
-  const rows = rowsOf(problem);
-  return rows <= 8 || (rows <= 32 && prefillGrid(problem) < 64 && keySpan(problem) >= 1024);
-}
-
 /** Query rows that read one key/value head. */
 const rowsOf = ({ queryHeads, kvHeads, queries }: AttentionProblem): number =>
   (queryHeads / kvHeads) * queries;
@@ -142,6 +145,15 @@ const rowsOf = ({ queryHeads, kvHeads, queries }: AttentionProblem): number =>
 /** Workgroups of a prefill in tiles of 64 rows. */
 const prefillGrid = (problem: AttentionProblem): number =>
   Math.ceil(rowsOf(problem) / 64) * problem.kvHeads * problem.batch;
+
+/**
+ * Splits that have keys enough. A prefill whose keys are not many times its rows stays one dispatch without
+ * temporaries, as where a prompt attends to itself.
+ */
+const worthwhileSplits = (problem: AttentionProblem): number =>
+  keySpan(problem) < 4 * rowsOf(problem)
+    ? 1
+    : Math.max(1, Math.floor(keySpan(problem) / leastKeysOfSplit));
 
 /** At most this many keys are seen by a head's queries. */
 function keySpan({ keys, window: [left, right], causal, queries }: AttentionProblem): number {
@@ -152,20 +164,21 @@ function keySpan({ keys, window: [left, right], causal, queries }: AttentionProb
 /** Makes each variant's choice, or says what it lacks. */
 const attempts: Record<
   AttentionVariant,
-  (problem: AttentionProblem, capabilities: Capabilities) => WithoutReason<AttentionChoice> | string
+  (problem: AttentionProblem, capabilities: Capabilities) => KernelChoice | string
 > = {
   "prefill-small": (problem, capabilities) =>
-    prefill("prefill-small", problem, Math.min(capabilities.workgroupBytes, 16384)),
-  prefill: (problem, capabilities) =>
-    prefill("prefill", problem, Math.min(capabilities.workgroupBytes, 16384)),
-  "prefill-large": (problem, { workgroupBytes }) =>
-    workgroupBytes < 32768
+    prefill("prefill-small", problem, capabilities, 16384),
+  prefill: (problem, capabilities) => prefill("prefill", problem, capabilities, 16384),
+  "prefill-large": (problem, capabilities) =>
+    capabilities.workgroupBytes < 32768
       ? "32768 bytes of workgroup memory"
-      : prefill("prefill-large", problem, Math.min(workgroupBytes, 49152)),
+      : prefill("prefill-large", problem, capabilities, 49152),
   "prefill-matrix": (problem, capabilities) => {
     const tile = matrixTile(problem, capabilities);
     if (typeof tile === "string") return tile;
-    return { kernel: "prefill-matrix", variant: "prefill-matrix", tile };
+    const bytes = matrixBytes(tile, problem.depth, problem.valueDepth);
+    const splits = prefillSplits(problem, capabilities, matrixRows(tile), bytes);
+    return { kernel: "prefill-matrix", variant: "prefill-matrix", tile, splits };
   },
   decode: (problem, capabilities) => decode("decode", problem, capabilities, undefined),
   "decode-subgroups": (problem, capabilities) =>
@@ -173,8 +186,6 @@ const attempts: Record<
       ? decode("decode-subgroups", problem, capabilities, capabilities.subgroups)
       : "the feature subgroups",
 };
-
-type WithoutReason<T> = T extends unknown ? Omit<T, "reason"> : never;
 
 const tileShape = (lanes: number, columns: number, rowsPerLane: number, keysPerLane: number) => ({
   lanes,
@@ -212,11 +223,15 @@ const tileShapes: Record<PrefillVariant, readonly ReturnType<typeof tileShape>[]
 /** Registers that a lane has for scores and output: more are spilled, or leave a GPU too few lanes. */
 const mostFloats = 96;
 
+/** @param most Bytes of workgroup memory that its tiles are for. */
 function prefill(
   variant: PrefillVariant,
-  { depth, valueDepth }: AttentionProblem,
-  bytes: number,
-): WithoutReason<AttentionChoice> | string {
+  problem: AttentionProblem,
+  capabilities: Capabilities,
+  most: number,
+): KernelChoice | string {
+  const { depth, valueDepth } = problem;
+  const bytes = Math.min(capabilities.workgroupBytes, most);
   for (const shape of tileShapes[variant]) {
     const { columns, rowsPerLane, keysPerLane } = shape;
     const outputs = 4 * Math.ceil(valueDepth / 4 / columns);
@@ -225,32 +240,62 @@ function prefill(
     for (const chunkQuads of [8, 4, 2])
       for (const valueKeys of [32, 16, 8, 4]) {
         const tile: PrefillTile = { ...shape, chunkQuads, valueKeys };
-        if (prefillBytes(tile, depth, valueDepth) <= bytes)
-          return { kernel: "prefill", variant, tile };
+        const bytesOfTile = prefillBytes(tile, depth, valueDepth);
+        if (bytesOfTile > bytes) continue;
+        const splits = prefillSplits(problem, capabilities, tileRows(tile), bytesOfTile);
+        return { kernel: "prefill", variant, tile, splits };
       }
   }
   return "a tile that fits workgroup memory";
 }
 
 /**
- * Workgroups that fill a large GPU, and no more: 2 on each of 132 multiprocessors. One more for each of 32
- * heads, 288, took an H100 594 µs for what 256 did in 353 (float16, 65,536 keys): a second wave. A smaller
- * GPU gets more than it can run at once, at the price of a longer merge.
+ * A large GPU, an H100 through Dawn: its multiprocessors, and the workgroup memory of each. Keys are split
+ * until there are workgroups for it, and no more: a second wave costs as much as the first. A smaller GPU
+ * gets more than it can run at once, at the price of a longer merge.
  */
-const fillingWorkgroups = 264;
+const largeGPU = { multiprocessors: 132, workgroupBytes: 52 * 1024 };
 
-/** Lanes of a workgroup that merges splits. */
-const mergeLanes = 64;
+/**
+ * Workgroups of a decode on each multiprocessor. One more for each of 32 heads took 594 µs for what these
+ * did in 353 (float16, 65,536 keys).
+ */
+const decodesAtOnce = 2;
 
 /** A split of fewer keys is not worth its part of the merge. */
 const leastKeysOfSplit = 256;
+
+/**
+ * Of more keys than these, a float32 sum of values loses too much: 0.4e-4 of itself at this number, 2.6e-4
+ * at four times as many.
+ */
+const mostKeysOfSplit = 2 ** 18;
+
+/** Splits of a prefill by workgroups of so many rows and bytes, their partials within the limits. */
+function prefillSplits(
+  problem: AttentionProblem,
+  { bindingBytes }: Capabilities,
+  rows: number,
+  bytes: number,
+): number {
+  const { batch, queryHeads, kvHeads, queries, valueDepth } = problem;
+  const workgroups = Math.ceil(rowsOf(problem) / rows) * kvHeads * batch;
+  const atOnce =
+    largeGPU.multiprocessors * Math.max(1, Math.floor(largeGPU.workgroupBytes / bytes));
+  const wanted = Math.max(
+    Math.min(Math.floor(atOnce / workgroups), worthwhileSplits(problem)),
+    Math.ceil(keySpan(problem) / mostKeysOfSplit),
+  );
+  const partials = 16 * batch * queryHeads * queries * Math.ceil(valueDepth / 4);
+  return Math.max(1, Math.min(wanted, Math.floor(bindingBytes / partials)));
+}
 
 function decode(
   variant: DecodeVariant,
   problem: AttentionProblem,
   capabilities: Capabilities,
   subgroups: Capabilities["subgroups"],
-): WithoutReason<AttentionChoice> | string {
+): KernelChoice | string {
   const flags = kernelFlags(problem);
   const tile = decodeTile(flags, rowsOf(problem), subgroups, capabilities.workgroupBytes);
   if (subgroups && tile.lanes % subgroups.max !== 0)
@@ -258,16 +303,9 @@ function decode(
   if (decodeBytes(tile, flags) > capabilities.workgroupBytes)
     return "a tile that fits workgroup memory";
   const workgroups = Math.ceil(rowsOf(problem) / tile.rows) * problem.kvHeads * problem.batch;
-  const splits = Math.max(
-    1,
-    Math.min(
-      Math.floor(fillingWorkgroups / workgroups),
-      Math.floor(keySpan(problem) / leastKeysOfSplit),
-    ),
-  );
-  return mergeBytes(mergeLanes) > capabilities.workgroupBytes
-    ? "a tile that fits workgroup memory"
-    : { kernel: "decode", variant, tile, splits, mergeLanes };
+  const room = Math.floor((decodesAtOnce * largeGPU.multiprocessors) / workgroups);
+  const splits = Math.max(1, Math.min(room, worthwhileSplits(problem)));
+  return { kernel: "decode", variant, tile, splits };
 }
 
 /** Loads that a row of key or value takes of `lanes` lanes. */

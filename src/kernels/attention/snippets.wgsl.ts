@@ -28,6 +28,26 @@ export function each(count: number, statement: (i: number) => string, separator 
   return Array.from({ length: count }, (_, i) => statement(i)).join(separator);
 }
 
+/** The function `write`, with what it wrote kept: a load with named dimensions asks hundreds of times. */
+export function remembered<A extends readonly unknown[]>(
+  write: (...about: A) => string,
+): (...about: A) => string {
+  const texts = new Map<string, string>();
+  return (...about) => {
+    const key = JSON.stringify(about);
+    let text = texts.get(key);
+    if (text === undefined) {
+      if (texts.size === mostRemembered) texts.clear();
+      text = write(...about);
+      texts.set(key, text);
+    }
+    return text;
+  };
+}
+
+/** Some megabytes. */
+const mostRemembered = 100;
+
 /** What changes a kernel's text beside its tiles: taken from a problem, without its lengths. */
 export interface KernelFlags {
   readonly dtype: AttentionDType;
@@ -117,12 +137,25 @@ fn log_sum(maximum: f32, sum: f32) -> f32 {
   return select(select(log, negative_infinity(), sum <= 0.0), sum, !(sum == sum));
 }`;
 
-/** What a kernel that finishes a row leaves beside its output. */
+/** What a kernel leaves of a row beside its output. */
 export interface RowExtras {
   /** Its log-sum-exp. */
   readonly lse?: boolean;
   /** Its maximum, in the units of scores, and the sum of its weights. */
   readonly statistics?: boolean;
+}
+
+/**
+ * What a kernel that may take a split, a share of the keys, leaves of a row. Of a split, for merge.wgsl.ts:
+ *
+ *     partials    [rows, splits, 4 · ceil(valueDepth / 4)] float32: Σ weight · value, not divided
+ *     statistics  [rows, splits, 2] float32: the maximum (in the units of scores) and Σ weight
+ *
+ * with row = (batch · queryHeads + head) · queries + query.
+ */
+export interface SplitExtras extends RowExtras {
+  /** Partials instead of an output. */
+  readonly partials?: boolean;
 }
 
 /** Statements that write the extras of `row`. */
@@ -222,7 +255,8 @@ export function problemUniforms(problem: AttentionProblem, logarithmic: boolean)
 export const prefillUniforms = { ...attentionUniforms, headsAtOnce: "u32" } as const;
 
 /**
- * The grid of a prefill, row tiles × key/value heads × batches, folded into two axes, and its uniforms.
+ * The grid of a prefill, row tiles × key/value heads × batches × splits, folded into two axes, and its
+ * uniforms, `workgroups` those of one split.
  *
  * Workgroups start in the order of their numbers. Where all row tiles see the same keys, a head's follow
  * one another. Else 8 heads take turns, those of their row tiles first that have most to do: long ones
@@ -232,22 +266,23 @@ export const prefillUniforms = { ...attentionUniforms, headsAtOnce: "u32" } as c
 export function prefillGrid(
   { batch, queryHeads, kvHeads, queries, causal, window }: AttentionProblem,
   rows: number,
+  splits: number,
   capabilities: Capabilities,
 ) {
   const rowTiles = Math.ceil(((queryHeads / kvHeads) * queries) / rows);
   const heads = kvHeads * batch;
   const workgroups = rowTiles * heads;
-  const [x, y] = foldWorkgroups(workgroups, capabilities);
+  const [x, y] = foldWorkgroups(workgroups * splits, capabilities);
   const alike = !causal && window[0] < 0 && window[1] < 0;
   const headsAtOnce = alike ? 1 : Math.min(8, heads);
   return {
     workgroups: [x, y, 1] as const,
-    uniforms: { gridWidth: x, workgroups, rowTiles, headsAtOnce, splits: 1 },
+    uniforms: { gridWidth: x, workgroups, rowTiles, headsAtOnce, splits },
   };
 }
 
 /**
- * A workgroup's place in {@link prefillGrid}.
+ * A workgroup's place among those of a split: {@link prefillGrid}.
  *
  *     fn row_tile_and_head(number: u32) -> vec2<u32>    heads of all batches count on
  */
@@ -259,6 +294,32 @@ fn row_tile_and_head(number: u32) -> vec2<u32> {
   let place = number % block;
   return vec2<u32>(uniforms.rowTiles - 1u - place / heads, first_head + place % heads);
 }`;
+
+/** Statements that find the `number` of a workgroup of {@link prefillGrid}, and its `split`. */
+export const prefillNumber = (split: boolean): string =>
+  split
+    ? `let number_of_all = workgroup.y * uniforms.gridWidth + workgroup.x;
+  if (number_of_all >= uniforms.workgroups * uniforms.splits) { return; }
+  let number = number_of_all % uniforms.workgroups;
+  let split = number_of_all / uniforms.workgroups;`
+    : `let number = workgroup.y * uniforms.gridWidth + workgroup.x;
+  if (number >= uniforms.workgroups) { return; }`;
+
+/**
+ * Statements that find the keys `begin` … `end` that some row of a tile sees, or a split's share of them.
+ *
+ * @param tileKeys Keys of a tile, a WGSL expression: all shares but the last are whole tiles.
+ */
+export const prefillKeys = (split: boolean, tileKeys: string): string =>
+  split
+    ? `let begin_of_all = first_key(first_position);
+  let end_of_all = end_key(last_position, limit);
+  let tiles_of_all = (max(0, end_of_all - begin_of_all) + ${tileKeys} - 1) / ${tileKeys};
+  let share = (tiles_of_all + i32(uniforms.splits) - 1) / i32(uniforms.splits) * ${tileKeys};
+  let begin = begin_of_all + i32(split) * share;
+  let end = min(end_of_all, begin + share);`
+    : `let begin = first_key(first_position);
+  let end = end_key(last_position, limit);`;
 
 /**
  * Where a query row of a key/value head's group begins, in elements; rows of all its heads count on.
