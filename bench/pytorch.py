@@ -16,7 +16,7 @@ BACKENDS = {
     "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-WARM_UP_SECONDS = 0.15
+WARM_UP_SECONDS = 0.5
 FAR_BYTES = 256 * 2**20  # more than caches hold
 
 

@@ -36,6 +36,8 @@ function benchCase(name: string, dtype: BenchCase["dtype"], sizes: Sizes): Bench
 const decode = { heads: 32, queries: 1, keys: 8192, depth: 128 };
 const encoder = { batch: 8, heads: 12, queries: 512, keys: 512, depth: 64 };
 const prefill = { heads: 32, queries: 4096, keys: 4096, depth: 128 };
+/** More tokens of a prompt, or some that a smaller model drafted, after many: few tiles of rows. */
+const chunk = { heads: 32, kvHeads: 8, queries: 64, keys: 32_768, depth: 128 };
 const vector = { queries: 1, vector: true };
 
 const cases: readonly BenchCase[] = [
@@ -55,6 +57,8 @@ const cases: readonly BenchCase[] = [
   benchCase("prefill f32 causal", "float32", { ...prefill, causal: true }),
   benchCase("prefill f16", "float16", { ...prefill, goal: [1200, 840] }),
   benchCase("prefill f16 causal", "float16", { ...prefill, causal: true, goal: [750, 545] }),
+  benchCase("chunk f32", "float32", chunk),
+  benchCase("chunk f16", "float16", chunk),
   benchCase("vector 16×16", "float32", {
     ...vector,
     keys: 16,
