@@ -14,7 +14,7 @@ const usage = { mapRead: 0x1, copySource: 0x4, copyDestination: 0x8, queryResolv
 const mapModeRead = 0x1;
 const passesAtOnce = 32;
 
-/** A GPU that has idled for seconds, as while data are made, runs slowly at first: an H100 for 0.15 to 0.5 s. */
+/** A GPU that has idled for seconds, as while data are made, is slow at first: an H100 for 0.15 to 0.5 s. */
 const warmUpMilliseconds = 1000;
 
 /** Times compute passes by the GPU's own timestamps, or by the clock where it has none. */

@@ -72,19 +72,19 @@ const tweaks: fc.Arbitrary<Tweak> = fc.record({
   rows: fc.constantFrom(1, 2, 4),
 });
 
-function tweaked(choice: AttentionChoice, { splits, small, rows }: Tweak): AttentionChoice {
+function tweaked(selected: AttentionChoice, { splits, small, rows }: Tweak): AttentionChoice {
+  const choice = { ...selected, splits };
+  if (!small || choice.kernel === "prefill-matrix") return choice;
   if (choice.kernel === "decode") {
     const { tile } = choice;
     const lanes = tile.exchange === "subgroups" ? 128 : 64;
     const smallTile = { ...tile, rows: Math.min(tile.rows, rows), keysInFlight: 4, lanes };
-    return { ...choice, splits, ...(small && { tile: smallTile }) };
+    return { ...choice, tile: smallTile };
   }
-  if (choice.kernel !== "prefill" || !small) return { ...choice, splits };
   // No number grows, so that it fits where the choice did.
   const { lanes, columns, valueKeys } = choice.tile;
   return {
     ...choice,
-    splits,
     tile: {
       ...choice.tile,
       lanes: Math.min(lanes, 4 * columns),

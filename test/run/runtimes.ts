@@ -72,26 +72,6 @@ const all: readonly (Runtime & { available: boolean })[] = [
     find: () => node(process.execPath),
   },
   {
-    name: "chromium",
-    folders: ["conformance"],
-    share: aQuarter(4, "webgpu"),
-    available: onLinuxX64,
-    find: () => browser(),
-  },
-  {
-    name: "node-24",
-    folders: ["conformance", "node"],
-    // Dawn's compiler is the same.
-    suites: /^(?!.*attention-wgsl)/,
-    share: aQuarter(1, "portable webgpu"),
-    available: onLinuxX64,
-    async find() {
-      // npm keeps it in its cache. As a dependency it would be the `node` of every npm script.
-      const print = ["--", "node", "--print", "process.execPath"];
-      return node(await output("npm", "exec", "--yes", `--package=${node24}`, ...print));
-    },
-  },
-  {
     name: "deno",
     folders: ["conformance"],
     share: aQuarter(2, "webgpu"),
@@ -111,6 +91,26 @@ const all: readonly (Runtime & { available: boolean })[] = [
         read: readJUnit,
       };
     },
+  },
+  {
+    name: "node-24",
+    folders: ["conformance", "node"],
+    // Dawn's compiler is the same.
+    suites: /^(?!.*attention-wgsl)/,
+    share: aQuarter(1, "portable webgpu"),
+    available: onLinuxX64,
+    async find() {
+      // npm keeps it in its cache. As a dependency it would be the `node` of every npm script.
+      const print = ["--", "node", "--print", "process.execPath"];
+      return node(await output("npm", "exec", "--yes", `--package=${node24}`, ...print));
+    },
+  },
+  {
+    name: "chromium",
+    folders: ["conformance"],
+    share: aQuarter(4, "webgpu"),
+    available: onLinuxX64,
+    find: () => browser(),
   },
   {
     name: "bun",

@@ -87,24 +87,24 @@ export function recordChoice<T extends TensorShape>(
           statistics: context.allocate("float32", [rows, splits, 2]),
         }
       : undefined;
-  const inputs = { query, key, value, ...(kvLengths && { kvLengths }) };
+  const inputs = { query, key, value, ...rules };
   const leaves = parts ?? { ...results, ...extras };
   if (choice.kernel === "prefill-matrix")
     context.enqueue(
       attentionPrefillMatrix,
-      { ...inputs, ...leaves },
+      { query, key, value, ...(kvLengths && { kvLengths }), ...leaves },
       { problem, tile: choice.tile, splits, variant },
     );
   else if (choice.kernel === "prefill")
     context.enqueue(
       attentionPrefill,
-      { ...inputs, ...(mask && { mask }), ...leaves },
+      { ...inputs, ...leaves },
       { problem, tile: choice.tile, splits, variant },
     );
   else
     context.enqueue(
       attentionDecode,
-      { ...inputs, ...(mask && { mask }), ...leaves },
+      { ...inputs, ...leaves },
       { problem, tile: choice.tile, splits, variant },
     );
   if (parts)

@@ -271,6 +271,13 @@ const leastKeysOfSplit = 256;
  */
 const mostKeysOfSplit = 2 ** 18;
 
+/** Splits that fill a large GPU with workgroups of so many rows, `atOnce` on each multiprocessor. */
+function fillingSplits(problem: AttentionProblem, rows: number, atOnce: number): number {
+  const workgroups = Math.ceil(rowsOf(problem) / rows) * problem.kvHeads * problem.batch;
+  const room = Math.floor((largeGPU.multiprocessors * atOnce) / workgroups);
+  return Math.max(1, Math.min(room, worthwhileSplits(problem)));
+}
+
 /** Splits of a prefill by workgroups of so many rows and bytes, their partials within the limits. */
 function prefillSplits(
   problem: AttentionProblem,
@@ -278,14 +285,12 @@ function prefillSplits(
   rows: number,
   bytes: number,
 ): number {
-  const { batch, queryHeads, kvHeads, queries, valueDepth } = problem;
-  const workgroups = Math.ceil(rowsOf(problem) / rows) * kvHeads * batch;
-  const atOnce =
-    largeGPU.multiprocessors * Math.max(1, Math.floor(largeGPU.workgroupBytes / bytes));
+  const atOnce = Math.max(1, Math.floor(largeGPU.workgroupBytes / bytes));
   const wanted = Math.max(
-    Math.min(Math.floor(atOnce / workgroups), worthwhileSplits(problem)),
+    fillingSplits(problem, rows, atOnce),
     Math.ceil(keySpan(problem) / mostKeysOfSplit),
   );
+  const { batch, queryHeads, queries, valueDepth } = problem;
   const partials = 16 * batch * queryHeads * queries * Math.ceil(valueDepth / 4);
   return Math.max(1, Math.min(wanted, Math.floor(bindingBytes / partials)));
 }
@@ -302,9 +307,7 @@ function decode(
     return "subgroups of a power of two, to 128 lanes";
   if (decodeBytes(tile, flags) > capabilities.workgroupBytes)
     return "a tile that fits workgroup memory";
-  const workgroups = Math.ceil(rowsOf(problem) / tile.rows) * problem.kvHeads * problem.batch;
-  const room = Math.floor((decodesAtOnce * largeGPU.multiprocessors) / workgroups);
-  const splits = Math.max(1, Math.min(room, worthwhileSplits(problem)));
+  const splits = fillingSplits(problem, tile.rows, decodesAtOnce);
   return { kernel: "decode", variant, tile, splits };
 }
 
